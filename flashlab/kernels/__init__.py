@@ -1,0 +1,1 @@
+"""Triton and nothing else: one kernel and its launcher a file."""

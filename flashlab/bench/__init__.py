@@ -1,0 +1,1 @@
+"""Measuring: time, memory, and records that say which machine made them."""

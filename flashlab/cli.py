@@ -1,0 +1,61 @@
+"""The command line: `flashlab doctor`, `flashlab grade`, `flashlab bench`."""
+
+import sys
+
+from flashlab import doctor
+
+
+def main():
+    """Entry point. Without the course's packages the doctor still speaks."""
+    try:
+        import typer  # noqa: F401
+    except ImportError:
+        print(doctor.report())
+        if sys.argv[1:] != ["doctor"]:
+            sys.exit("This command needs the course's packages, which the line above installs.")
+        return
+    _app()()
+
+
+def _app():
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+
+    app = typer.Typer(add_completion=False, no_args_is_help=True, help="FlashAttention that you can read, import and learn to build.")
+    console = Console()
+
+    @app.command("doctor")
+    def doctor_command():
+        """Say what this machine can run, why, and which command mends what is missing."""
+        table = Table("", "subject", "found", show_edge=False, show_header=False, padding=(0, 1))
+        for finding in doctor.examine():
+            mark = {"ok": "[green]✓", "limited": "[yellow]~", "missing": "[red]✗"}[finding.state]
+            table.add_row(mark, f"[bold]{finding.subject}", finding.found + (f"\n[cyan]→ {finding.mend}" if finding.mend else ""))
+        console.print(table)
+
+    @app.command()
+    def grade(
+        notebook: str = typer.Argument(help="An exercise notebook, such as exercises/03_online_softmax.ipynb. It is only read."),
+        out: str = typer.Option("grades", help="Folder for the report: one JSON and one Markdown file."),
+        seed: int = typer.Option(0, help="Cases are drawn from this seed."),
+    ):
+        """Run an exercise notebook in its own process, judge its tasks and write the report."""
+        from flashlab.course.submission import grade_notebook, write_report
+
+        try:
+            with console.status(f"running {notebook}"):
+                result = grade_notebook(notebook, seed)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="NOTEBOOK") from error
+        table = Table("task", "title", "status", "points", "likely mistake", title=f"{result.submission}: {result.points} / {result.out_of}")
+        color = {"passed": "green", "failed": "red", "not attempted": "dim"}
+        for row in result.results:
+            table.add_row(row.number, row.title, f"[{color[row.status]}]{row.status}", f"{row.points} / {row.out_of}", row.mistake)
+        console.print(table)
+        if result.trouble:
+            console.print(f"[red]The notebook did not run to its end: {result.trouble}")
+        for path in write_report(result, out):
+            console.print(f"written: {path}", highlight=False)
+
+    return app

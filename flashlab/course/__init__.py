@@ -1,0 +1,15 @@
+"""The course: what only lessons need. It stands on the library; the library never imports it.
+
+A lesson begins with `device = setup()`; an exercise ends each task with `check("3.1", my_function)`.
+"""
+
+from flashlab.course.environment import setup
+
+__all__ = ["check", "setup"]
+
+
+def check(task, attempt):
+    """Judge one attempt at a task such as "3.1": points, what failed, and the likely mistake by name."""
+    from flashlab.course.grading import check as run  # grading is needed by exercises alone
+
+    return run(task, attempt)

@@ -1,0 +1,112 @@
+"""A small GPT over bytes, whose attention is an argument: the same weights, the same data, one line different."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+VOCABULARY = 256  # every byte is a token: no tokenizer to train, nothing to leak
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shape of a GPT."""
+
+    layers: int
+    heads: int
+    width: int
+    context: int
+
+
+LAPTOP = Size(layers=2, heads=2, width=64, context=128)
+GPU = Size(layers=8, heads=8, width=512, context=2048)
+
+
+def naive_attention(query, key, value):
+    """Causal attention with every S×S matrix in memory; autograd keeps them until the backward pass."""
+    seqlen = query.shape[2]
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    future = torch.ones(seqlen, seqlen, dtype=torch.bool, device=query.device).triu(1)
+    probs = scores.masked_fill(future, -torch.inf).softmax(-1)
+    return probs @ value
+
+
+class Block(nn.Module):
+    """One transformer layer: attention, then a two-layer network, each added to its input."""
+
+    def __init__(self, size, attention):
+        super().__init__()
+        self.heads, self.attention = size.heads, attention
+        self.norm_1, self.norm_2 = nn.LayerNorm(size.width), nn.LayerNorm(size.width)
+        self.qkv = nn.Linear(size.width, 3 * size.width, bias=False)
+        self.project = nn.Linear(size.width, size.width, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(size.width, 4 * size.width), nn.GELU(), nn.Linear(4 * size.width, size.width))
+
+    def forward(self, x):
+        qkv = self.qkv(self.norm_1(x))  # (B, S, 3·width)
+        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, S, D)
+        mixed = self.attention(query, key, value)  # (B, H, S, D)
+        x = x + self.project(mixed.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm_2(x))
+
+
+class GPT(nn.Module):
+    """Bytes in, a guess about each next byte out."""
+
+    def __init__(self, size, attention):
+        super().__init__()
+        self.tokens = nn.Embedding(VOCABULARY, size.width)
+        self.positions = nn.Embedding(size.context, size.width)
+        self.blocks = nn.ModuleList(Block(size, attention) for _ in range(size.layers))
+        self.norm = nn.LayerNorm(size.width)
+        self.head = nn.Linear(size.width, VOCABULARY, bias=False)
+
+    def forward(self, tokens):
+        """Logits (B, S, 256) for tokens (B, S)."""
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+    def loss(self, tokens):
+        """Mean cross-entropy of every next byte, in nats, for tokens (B, S + 1)."""
+        logits = self(tokens[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+
+def batches(text, size, batch, steps, seed, device):
+    """`steps` batches (batch, context + 1) of random stretches of a text, the same for the same seed on every machine."""
+    data = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        starts = torch.randint(len(data) - size.context - 1, (batch,), generator=generator)
+        yield torch.stack([data[start : start + size.context + 1] for start in starts]).long().to(device)
+
+
+def new_model(size, attention, seed, device, dtype=torch.float32):
+    """A GPT whose first weights depend on the seed alone."""
+    torch.manual_seed(seed)
+    return GPT(size, attention).to(device, dtype)
+
+
+def train(model, text_batches, learning_rate=3e-3, on_step=None):
+    """Train in place; returns the loss of every step. on_step(loss) is called after each, for a progress bar."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    losses = []
+    for tokens in text_batches:
+        loss = model.loss(tokens)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if on_step:
+            on_step(losses[-1])
+    return losses
+
+
+@torch.no_grad()
+def evaluate(model, text_batches):
+    """Mean loss in nats a byte over the batches."""
+    losses = [model.loss(tokens).item() for tokens in text_batches]
+    return sum(losses) / len(losses)

@@ -1,0 +1,123 @@
+"""Judges attempts: runs a task's cases, says what is different, and names the mistake that explains it.
+
+Judging never raises for a wrong attempt: whatever it does, a `Result` comes back that says what happened.
+"""
+
+import importlib
+import traceback
+
+import numpy as np
+
+from flashlab.course.checks.task import FAILED, NOT_ATTEMPTED, PASSED, Result, Task
+
+LESSONS = ("03",)  # those with an exercise
+
+
+def tasks(lesson):
+    """The tasks of a lesson such as "03", by their numbers."""
+    if lesson not in LESSONS:
+        raise ValueError(f"lesson {lesson!r} has no exercise to check. There are checks for: {', '.join(LESSONS)}.")
+    module = importlib.import_module(f"flashlab.course.checks.lesson_{lesson}")
+    return {task.number: task for task in module.TASKS}
+
+
+def check(number, attempt, seed=0):
+    """Judge `attempt`, a function, at the task `number` such as "3.1". Cases are drawn from `seed`."""
+    head = str(number).split(".")[0]
+    known = tasks(f"{int(head):02d}" if head.isdigit() else head)
+    if number not in known:
+        raise ValueError(f"there is no task {number!r}. This lesson has {', '.join(known)}.")
+    return judge(known[number], attempt, seed)
+
+
+def judge_namespace(lesson, namespace, seed=0):
+    """The results of every task of a lesson, for the functions that a notebook has defined."""
+    return [
+        judge(task, namespace[task.function], seed) if task.function in namespace else _not_attempted(task) for task in tasks(lesson).values()
+    ]
+
+
+def judge(task: Task, attempt, seed=0):
+    """The `Result` of an attempt: points by case, the smallest failing case, and the likely mistake."""
+    if not callable(attempt):
+        return _failed(task, 0, "", f"{task.function} is a {type(attempt).__name__}: define it as a function, with def.")
+    cases = task.cases(np.random.default_rng(seed))
+    failures = []
+    for case in cases:
+        try:
+            difference = _judge_case(task, attempt, case)
+        except NotImplementedError:
+            return _not_attempted(task)
+        if difference:
+            failures.append((case, difference))
+    if not failures:
+        return Result(task.number, task.title, PASSED, task.points, task.points)
+    case, difference = failures[0]
+    return _failed(task, _points(task, cases, failures), case.text, difference, _likely_mistake(task, attempt, cases))
+
+
+def _points(task, cases, failures):
+    """The share of the cases that passed, rounded down."""
+    if task.gated and failures[0][0] is cases[0]:
+        return 0
+    counted = len(cases) - task.gated
+    return task.points * (counted - len(failures)) // counted
+
+
+def _judge_case(task, attempt, case):
+    """ "" when the attempt is right on this case, or what is different."""
+    arguments = _copied(case.arguments)
+    try:
+        with np.errstate(all="ignore"):
+            answer = attempt(*arguments)
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == task.function]
+        line = f" in the line `{frames[-1].line}`" if frames and frames[-1].line else ""
+        return f"{type(error).__name__}{line}: {error}"
+    if not _equal(arguments, case.arguments):
+        return f"{task.function} changed an array that it was given: compute a new one (a = a * b, not a *= b)."
+    return task.compare(answer, case)
+
+
+def _likely_mistake(task, attempt, cases):
+    """The known mistake whose answers are the attempt's own on every case."""
+    for mistake in task.mistakes:
+        if all(_equal(_answer(attempt, case), _answer(mistake.wrong, case)) for case in cases):
+            return mistake
+    return None
+
+
+def _answer(function, case):
+    try:
+        with np.errstate(all="ignore"):
+            return function(*_copied(case.arguments))
+    except Exception as error:
+        return type(error)
+
+
+def _equal(a, b):
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    try:
+        return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, rtol=1e-6, atol=1e-9, equal_nan=True))
+    except (TypeError, ValueError):
+        return a is b
+
+
+def _copied(arguments):
+    """Fresh arrays for every call: an attempt that changes its inputs spoils no other case."""
+    return tuple(
+        argument.copy() if isinstance(argument, np.ndarray) else _copied(argument) if isinstance(argument, tuple) else argument
+        for argument in arguments
+    )
+
+
+def _not_attempted(task):
+    return Result(task.number, task.title, NOT_ATTEMPTED, 0, task.points)
+
+
+def _failed(task, points, case, difference, mistake=None):
+    advice = f"likely: {mistake.sentence} Hint {mistake.hint} is about this." if mistake else ""
+    return Result(task.number, task.title, FAILED, points, task.points, case, difference, mistake.name if mistake else "", advice)

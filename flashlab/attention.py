@@ -56,7 +56,9 @@ def _check_tensors(query, key, value):
             )
     for name, tensor in (("key", key), ("value", value)):
         if tensor.dtype != query.dtype:
-            raise ValueError(f"{name} is {tensor.dtype} and query {query.dtype}: cast them to one dtype, for example {name}.to(query.dtype).")
+            raise ValueError(
+                f"{name} is {tensor.dtype} and query {query.dtype}: cast them to one dtype, for example {name}.to(query.dtype)."
+            )
         if tensor.device != query.device:
             raise ValueError(f"{name} is on {tensor.device} and query on {query.device}: move it with {name}.to(query.device).")
     device = query.device.type

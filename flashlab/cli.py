@@ -48,7 +48,9 @@ def _app():
                 result = grade_notebook(notebook, seed)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="NOTEBOOK") from error
-        table = Table("task", "title", "status", "points", "likely mistake", title=f"{result.submission}: {result.points} / {result.out_of}")
+        table = Table(
+            "task", "title", "status", "points", "likely mistake", title=f"{result.submission}: {result.points} / {result.out_of}"
+        )
         color = {"passed": "green", "failed": "red", "not attempted": "dim"}
         for row in result.results:
             table.add_row(row.number, row.title, f"[{color[row.status]}]{row.status}", f"{row.points} / {row.out_of}", row.mistake)
@@ -57,5 +59,34 @@ def _app():
             console.print(f"[red]The notebook did not run to its end: {result.trouble}")
         for path in write_report(result, out):
             console.print(f"written: {path}", highlight=False)
+
+    @app.command()
+    def bench(
+        out: str = typer.Option("benchmarks", help="Folder for the record: one JSON a machine."),
+        commit: str = typer.Option(None, help="The commit that is measured; asked of git when not given."),
+    ):
+        """Measure speed beside FlashAttention-2 and peak memory on this machine's GPU, and write the record."""
+        import torch
+
+        if not torch.cuda.is_available():
+            raise typer.BadParameter(
+                "there is no GPU here to measure; `flashlab doctor` says what this machine can run.", param_hint="bench"
+            )
+        from rich.progress import track
+
+        from flashlab.bench import memory, record, speed
+
+        speeds = [speed.measure(*case) for case in track(speed.cases(), "speed ", console=console)]
+        memories = [memory.measure(seqlen) for seqlen in track(memory.SEQLENS, "memory", console=console)]
+        table = Table("S", "D", "causal", "forward", "of FA2", "backward", "of FA2", title="TFLOP/s, bfloat16")
+        for row in speeds:
+            cells = [str(row["seqlen"]), str(row["head_dim"]), "yes" if row["is_causal"] else "no"]
+            for direction in ("forward", "backward"):
+                ours, theirs = row[f"flashlab_{direction}"], row[f"fa2_{direction}"]
+                cells += [f"{ours:.0f}", f"{ours / theirs:.2f}"]
+            table.add_row(*cells)
+        console.print(table)
+        path = record.write({"speed": speeds, "memory": memories}, out, commit)
+        console.print(f"written: {path}", highlight=False)
 
     return app

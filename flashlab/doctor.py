@@ -60,7 +60,9 @@ def _triton():
         )
         return Finding("Triton", "missing", "not installed: attention runs on the CPU only, lessons 00-05 and 11 work", mend)
     if not version.startswith(TESTED_TRITON):
-        return Finding("Triton", "limited", f"{version}, not tested with flashlab", f"Tested: {', '.join(TESTED_TRITON)}. Run `make gpu-test`.")
+        return Finding(
+            "Triton", "limited", f"{version}, not tested with flashlab", f"Tested: {', '.join(TESTED_TRITON)}. Run `make gpu-test`."
+        )
     return Finding("Triton", "ok", version)
 
 
@@ -74,7 +76,9 @@ def _gpu():
         return Finding("GPU", "limited", f"none: {why}. Everything runs on the CPU.", "On Colab: Runtime → Change runtime type → a GPU.")
     major, minor = torch.cuda.get_device_capability()
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    found = f"{torch.cuda.get_device_name()}, sm_{major}{minor}, {memory:.0f} GiB, driver for CUDA {torch.version.cuda or torch.version.hip}"
+    found = (
+        f"{torch.cuda.get_device_name()}, sm_{major}{minor}, {memory:.0f} GiB, driver for CUDA {torch.version.cuda or torch.version.hip}"
+    )
     if torch.version.hip is not None:
         return Finding("GPU", "limited", f"{found}. AMD GPUs are not tested.", "Run `make gpu-test` and tell us.")
     if (major, minor) < (7, 5):

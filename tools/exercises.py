@@ -1,7 +1,7 @@
 """Generate exercises/ from solutions/: what stands between the solution markers becomes `raise NotImplementedError`.
 
-    python tools/exercises.py            write exercises/
-    python tools/exercises.py --check    exit 1 when exercises/ is not what solutions/ would generate
+python tools/exercises.py            write exercises/
+python tools/exercises.py --check    exit 1 when exercises/ is not what solutions/ would generate
 """
 
 import sys

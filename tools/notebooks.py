@@ -20,7 +20,7 @@ import nbformat
 import typer
 from nbclient import NotebookClient
 
-from flashlab.course.submission import KERNEL
+from flashlab.course.submission import QUIET_KERNEL
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = ROOT / "notebooks"
@@ -98,8 +98,9 @@ def run(notebook):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TRITON_INTERPRET", None)
     client = NotebookClient(
-        notebook, timeout=600, record_timing=False, coalesce_streams=True, config=KERNEL, resources={"metadata": {"path": str(LESSONS)}}
-    )
+        notebook, timeout=600, record_timing=False, coalesce_streams=True, extra_arguments=QUIET_KERNEL,
+        resources={"metadata": {"path": str(LESSONS)}},
+    )  # fmt: skip
     client.execute(env=environment)
     notebook.metadata.language_info = {"name": "python"}
 

@@ -38,7 +38,9 @@ def _turn_interpreter_on():
     if _interpreter_is_on():
         return
     if "triton" in sys.modules:
-        raise RuntimeError("Triton was imported before setup(), too early to turn its interpreter on. Restart the kernel and run setup() first.")
+        raise RuntimeError(
+            "Triton was imported before setup(), too early to turn its interpreter on. Restart the kernel and run setup() first."
+        )
     os.environ["TRITON_INTERPRET"] = "1"
 
 

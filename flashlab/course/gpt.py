@@ -11,16 +11,17 @@ VOCABULARY = 256  # every byte is a token: no tokenizer to train, nothing to lea
 
 @dataclass(frozen=True)
 class Size:
-    """Shape of a GPT."""
+    """Shape of a GPT, and the dtype of its matrix products. Weights are float32 always."""
 
     layers: int
     heads: int
     width: int
     context: int
+    dtype: torch.dtype = torch.float32
 
 
 LAPTOP = Size(layers=2, heads=2, width=64, context=128)
-GPU = Size(layers=8, heads=8, width=512, context=2048)
+GPU = Size(layers=8, heads=8, width=512, context=2048, dtype=torch.bfloat16)
 
 
 def naive_attention(query, key, value):
@@ -56,6 +57,7 @@ class GPT(nn.Module):
 
     def __init__(self, size, attention):
         super().__init__()
+        self.size = size
         self.tokens = nn.Embedding(VOCABULARY, size.width)
         self.positions = nn.Embedding(size.context, size.width)
         self.blocks = nn.ModuleList(Block(size, attention) for _ in range(size.layers))
@@ -64,10 +66,12 @@ class GPT(nn.Module):
 
     def forward(self, tokens):
         """Logits (B, S, 256) for tokens (B, S)."""
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
+        dtype = self.size.dtype
+        with torch.autocast(tokens.device.type, dtype, enabled=dtype != torch.float32):
+            x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
+            for block in self.blocks:
+                x = block(x)
+            return self.head(self.norm(x))
 
     def loss(self, tokens):
         """Mean cross-entropy of every next byte, in nats, for tokens (B, S + 1)."""
@@ -84,10 +88,10 @@ def batches(text, size, batch, steps, seed, device):
         yield torch.stack([data[start : start + size.context + 1] for start in starts]).long().to(device)
 
 
-def new_model(size, attention, seed, device, dtype=torch.float32):
+def new_model(size, attention, seed, device):
     """A GPT whose first weights depend on the seed alone."""
     torch.manual_seed(seed)
-    return GPT(size, attention).to(device, dtype)
+    return GPT(size, attention).to(device)
 
 
 def train(model, text_batches, learning_rate=3e-3, on_step=None):
@@ -110,3 +114,16 @@ def evaluate(model, text_batches):
     """Mean loss in nats a byte over the batches."""
     losses = [model.loss(tokens).item() for tokens in text_batches]
     return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def generate(model, prompt, length, seed=0, temperature=0.7):
+    """The prompt and `length` bytes more, each drawn from the model's guess. Every step computes the whole text anew: lesson 12 does better."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.tensor([list(prompt)])
+    for _ in range(length):
+        logits = model(tokens[:, -model.size.context :].to(device))[0, -1]
+        guess = (logits.float().cpu() / temperature).softmax(-1)
+        tokens = torch.cat([tokens, torch.multinomial(guess, 1, generator=generator)[None]], dim=1)
+    return bytes(tokens[0].tolist())

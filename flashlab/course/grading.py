@@ -33,7 +33,8 @@ def check(number, attempt, seed=0):
 def judge_namespace(lesson, namespace, seed=0):
     """The results of every task of a lesson, for the functions that a notebook has defined."""
     return [
-        judge(task, namespace[task.function], seed) if task.function in namespace else _not_attempted(task) for task in tasks(lesson).values()
+        judge(task, namespace[task.function], seed) if task.function in namespace else _not_attempted(task)
+        for task in tasks(lesson).values()
     ]
 
 

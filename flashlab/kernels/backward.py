@@ -38,7 +38,7 @@ def delta_kernel(
 
 @triton.jit
 def accumulate_dkdv(
-    dk, dv, k, v, Q, GradOut, Lse, Delta, q_strides, grad_out_strides, start_n, begin, end, seqlen_q, scale_log2,
+    dk, dv, k, v, Q, GradOut, Lse, Delta, q_strides, grad_out_strides, start_n, begin, end, seqlen_q, scale,
     MASKED: tl.constexpr, IS_CAUSAL: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -46,8 +46,8 @@ def accumulate_dkdv(
     for start_m in tl.range(begin, end, BLOCK_M):
         q = load_tile(Q, q_strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)  # [BLOCK_M, BLOCK_D]
         lse = load_lse(Lse, start_m, seqlen_q, BLOCK_M)  # [BLOCK_M]
-        scores = tl.dot(k, q.T, input_precision=PRECISION) * scale_log2  # [BLOCK_N, BLOCK_M]
-        p = tl.exp2(scores - lse[None, :])  # [BLOCK_N, BLOCK_M]
+        scores = tl.dot(k, q.T, input_precision=PRECISION) * scale  # [BLOCK_N, BLOCK_M]
+        p = tl.exp2((scores - lse[None, :]) * LOG2_E)  # [BLOCK_N, BLOCK_M]
         if MASKED and IS_CAUSAL:
             i = start_m + tl.arange(0, BLOCK_M)[None, :]
             j = start_n + tl.arange(0, BLOCK_N)[:, None]
@@ -98,17 +98,17 @@ def dkdv_kernel(
         if IS_CAUSAL:
             dk, dv = accumulate_dkdv(
                 dk, dv, k, v, Q_head, GradOut_head, Lse + first, Delta + first, q_strides, grad_out_strides,
-                start_n, diagonal_begin, full_begin, seqlen_q, scale * LOG2_E,
+                start_n, diagonal_begin, full_begin, seqlen_q, scale,
                 True, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
             )  # fmt: skip
         dk, dv = accumulate_dkdv(
             dk, dv, k, v, Q_head, GradOut_head, Lse + first, Delta + first, q_strides, grad_out_strides,
-            start_n, full_begin, full_end, seqlen_q, scale * LOG2_E,
+            start_n, full_begin, full_end, seqlen_q, scale,
             False, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
         )  # fmt: skip
         dk, dv = accumulate_dkdv(
             dk, dv, k, v, Q_head, GradOut_head, Lse + first, Delta + first, q_strides, grad_out_strides,
-            start_n, full_end, seqlen_q, seqlen_q, scale * LOG2_E,
+            start_n, full_end, seqlen_q, seqlen_q, scale,
             True, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
         )  # fmt: skip
 
@@ -120,7 +120,7 @@ def dkdv_kernel(
 
 @triton.jit
 def accumulate_dq(
-    dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, begin, end, seqlen_k, scale_log2,
+    dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, begin, end, seqlen_k, scale,
     MASKED: tl.constexpr, IS_CAUSAL: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -128,8 +128,8 @@ def accumulate_dq(
     for start_n in tl.range(begin, end, BLOCK_N):
         k = load_tile(K, k_strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
         v = load_tile(V, v_strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
-        scores = tl.dot(q, k.T, input_precision=PRECISION) * scale_log2  # [BLOCK_M, BLOCK_N]
-        p = tl.exp2(scores - lse[:, None])  # [BLOCK_M, BLOCK_N]
+        scores = tl.dot(q, k.T, input_precision=PRECISION) * scale  # [BLOCK_M, BLOCK_N]
+        p = tl.exp2((scores - lse[:, None]) * LOG2_E)  # [BLOCK_M, BLOCK_N]
         if MASKED:
             i = start_m + tl.arange(0, BLOCK_M)[:, None]
             j = start_n + tl.arange(0, BLOCK_N)[None, :]
@@ -173,11 +173,11 @@ def dq_kernel(
         full_end = tl.minimum(full_end, (start_m + 1) // BLOCK_N * BLOCK_N)
         end = tl.minimum(end, start_m + BLOCK_M)
     dq = accumulate_dq(
-        dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, 0, full_end, seqlen_k, scale * LOG2_E,
+        dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, 0, full_end, seqlen_k, scale,
         False, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     dq = accumulate_dq(
-        dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, full_end, end, seqlen_k, scale * LOG2_E,
+        dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, full_end, end, seqlen_k, scale,
         True, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
     )  # fmt: skip
     GradQ = head_pointer(GradQ, grad_q_strides, batch, head)

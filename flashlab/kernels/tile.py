@@ -70,7 +70,7 @@ def online_softmax_step(scores, m, l, acc):
 
 @triton.jit
 def load_lse(lse, start, seqlen, ROWS: tl.constexpr):
-    """Base-2 logsumexp of some rows: [ROWS]. Rows past the end, and rows that saw no key, get +inf: exp2(s − inf) = 0."""
+    """Logsumexp of some rows: [ROWS]. Rows past the end, and rows that saw no key, get +inf: exp(s − inf) = 0."""
     rows = start + tl.arange(0, ROWS)
     row_lse = tl.load(lse + rows, mask=rows < seqlen, other=float("inf"))
-    return tl.where(row_lse == -float("inf"), float("inf"), row_lse * LOG2_E)
+    return tl.where(row_lse == -float("inf"), float("inf"), row_lse)

@@ -83,7 +83,9 @@ def merge_test_cases(_):
 def compare_state(answer, expected):
     """ "" when the three parts of a state are right, or the first that is not, with the row and the ratio."""
     if not isinstance(answer, (tuple, list)) or len(answer) != 3:
-        return f"return three things, m, l and acc; got {type(answer).__name__}" + (f" of {len(answer)}" if isinstance(answer, tuple) else "")
+        return f"return three things, m, l and acc; got {type(answer).__name__}" + (
+            f" of {len(answer)}" if isinstance(answer, tuple) else ""
+        )
     for name, got, want in zip(("m", "l", "acc"), answer, expected, strict=True):
         if np.shape(got) != want.shape:
             return f"{name} has shape {np.shape(got)}, expected {want.shape}"
@@ -173,22 +175,38 @@ def _inverted(m, pivot):
 
 
 CHUNK_MISTAKES = (
-    Mistake("no maximum", "the maximum is not subtracted, so exp overflows for large scores.", 1, _chunk_variant(lambda s: np.zeros(len(s)))),
+    Mistake(
+        "no maximum", "the maximum is not subtracted, so exp overflows for large scores.", 1, _chunk_variant(lambda s: np.zeros(len(s)))
+    ),
     Mistake("one maximum for all rows", "one maximum is taken over all rows; each row needs its own (axis=1).", 1, _chunk_variant(np.max)),
     Mistake("divided too early", "acc is divided by l already; the division waits until the end.", 2, _chunk_variant(normalise=True)),
     Mistake("values not weighted", "acc sums the values themselves; weigh each by exp(score - m).", 2, _chunk_variant(weigh=False)),
 )
 UPDATE_MISTAKES = (
-    Mistake("no rescale", "the old l and acc were not rescaled when the maximum moved.", 1, _update_variant(l_factor=_none, acc_factor=_none)),
+    Mistake(
+        "no rescale", "the old l and acc were not rescaled when the maximum moved.", 1, _update_variant(l_factor=_none, acc_factor=_none)
+    ),
     Mistake("acc not rescaled", "l was rescaled when the maximum moved, acc was not.", 1, _update_variant(acc_factor=_none)),
     Mistake("l not rescaled", "acc was rescaled when the maximum moved, l was not.", 1, _update_variant(l_factor=_none)),
     Mistake(
-        "rescale inverted", "the factor is upside down: it is exp(m_old - m_new), never above 1.", 1,
+        "rescale inverted",
+        "the factor is upside down: it is exp(m_old - m_new), never above 1.",
+        1,
         _update_variant(l_factor=_inverted, acc_factor=_inverted),
     ),  # fmt: skip
     Mistake("old maximum", "the new scores are measured against the old maximum.", 2, _update_variant(old_pivot=True)),
-    Mistake("forgets the old maximum", "the new m is the chunk's maximum; it must be the larger of old and new.", 2, _update_variant(lambda m, new: new)),
-    Mistake("NaN for rows that saw nothing", "-inf - (-inf) is NaN: a row that has seen no key needs another pivot.", 2, _update_variant(guard=False)),
+    Mistake(
+        "forgets the old maximum",
+        "the new m is the chunk's maximum; it must be the larger of old and new.",
+        2,
+        _update_variant(lambda m, new: new),
+    ),
+    Mistake(
+        "NaN for rows that saw nothing",
+        "-inf - (-inf) is NaN: a row that has seen no key needs another pivot.",
+        2,
+        _update_variant(guard=False),
+    ),
 )
 MERGE_MISTAKES = (
     Mistake("no rescale", "neither side is rescaled to the common maximum.", 1, _merge_variant(_none, _none)),
@@ -196,8 +214,15 @@ MERGE_MISTAKES = (
     Mistake("only the second side rescaled", "the first state is not rescaled to the common maximum.", 1, _merge_variant(a_factor=_none)),
     Mistake("factors swapped", "each side is multiplied by the other side's factor.", 1, _merge_variant(swap=True)),
     Mistake("acc not rescaled", "l is rescaled to the common maximum, acc is not.", 1, _merge_variant(acc=False)),
-    Mistake("rescale inverted", "the factor is upside down: it is exp(m_side - m), never above 1.", 1, _merge_variant(_inverted, _inverted)),
-    Mistake("NaN for rows that saw nothing", "-inf - (-inf) is NaN: a row that has seen no key needs another pivot.", 2, _merge_variant(guard=False)),
+    Mistake(
+        "rescale inverted", "the factor is upside down: it is exp(m_side - m), never above 1.", 1, _merge_variant(_inverted, _inverted)
+    ),
+    Mistake(
+        "NaN for rows that saw nothing",
+        "-inf - (-inf) is NaN: a row that has seen no key needs another pivot.",
+        2,
+        _merge_variant(guard=False),
+    ),
 )
 PLANTED = ("no rescale", "only the first side rescaled", "factors swapped", "acc not rescaled")  # what the learner's test must catch
 

@@ -23,7 +23,7 @@ def draw_memories():
 
     axes.add_patch(Rectangle((0, 0), side, side, facecolor=COLORS["faint"], edgecolor=COLORS["ink"]))
     axes.text(side / 2, side / 2, f"HBM\n{gpu.memory_gb} GB", ha="center", va="center", fontsize=15)
-    axes.annotate("", (4.35, 1.5), (side + 0.03, 1.5), arrowprops=dict(arrowstyle="<->", color=COLORS["bad"], linewidth=2))
+    axes.annotate("", (4.35, 1.5), (side + 0.03, 1.5), arrowprops={"arrowstyle": "<->", "color": COLORS["bad"], "linewidth": 2})
     axes.text(3.7, 1.62, f"{gpu.gigabytes_per_second:,} GB/s", ha="center", va="bottom", color=COLORS["bad"])
 
     centre = (4.5, 1.5)
@@ -33,7 +33,7 @@ def draw_memories():
     axes.add_patch(Rectangle((centre[0] - speck / 2, centre[1] - speck / 2), speck, speck, facecolor=COLORS["ink"]))
     for n in range(gpu.multiprocessors):
         x, y = left + 2.4 * (n % 9) / 9, bottom + cell * (n // 9)
-        axes.add_patch(Rectangle((x, y), 2.4 / 9 - 0.05, cell - 0.05, facecolor=COLORS["Q"]))
+        axes.add_patch(Rectangle((x, y), 2.4 / 9 - 0.05, cell - 0.05, facecolor=COLORS["ink"]))
     axes.text(left + 1.2, bottom + 12 * cell + 0.08, f"SRAM, {sram / 2**20:.0f} MiB in all", ha="center", va="bottom")
     axes.text(
         left + 1.2, bottom - 0.1, f"{gpu.multiprocessors} pieces of {gpu.sram_kib} KiB\nabout {PAPER_SRAM_GB_PER_S:,} GB/s together",
@@ -46,8 +46,8 @@ def draw_traffic(seqlen=1024, head_dim=64, itemsize=4):
     """Bytes that each of the three kernels of naive attention reads and writes, array by array."""
     small, large = itemsize * seqlen * head_dim / 2**20, itemsize * seqlen**2 / 2**20
     kernels = {
-        "S = QKᵀ": [("Q", small, "Q"), ("K", small, "K"), ("S written", large, "scores")],
-        "P = softmax(S)": [("S read", large, "scores"), ("P written", large, "scores")],
+        "scores = QKᵀ": [("Q", small, "Q"), ("K", small, "K"), ("scores written", large, "scores")],
+        "P = softmax(scores)": [("scores read", large, "scores"), ("P written", large, "scores")],
         "Out = PV": [("P read", large, "scores"), ("V", small, "V"), ("Out", small, "out")],
     }
     figure, axes = plt.subplots(figsize=(8, 3.2))
@@ -55,13 +55,14 @@ def draw_traffic(seqlen=1024, head_dim=64, itemsize=4):
         x = 0
         for label, width, color in parts:
             axes.barh(row, width, left=x, color=COLORS[color], edgecolor="white", height=0.5)
-            large_enough = width == large
-            axes.text(
-                x + width / 2, row if large_enough else row - 0.28, label, ha="center", va="center" if large_enough else "bottom",
-                color="white" if large_enough else COLORS[color], weight="bold",
-            )  # fmt: skip
+            if width == large:
+                axes.text(x + width / 2, row, label, ha="center", va="center", color="white", weight="bold")
+            else:
+                shift = 0.3 * width if label == "Out" else 0
+                axes.text(x + shift, row - 0.28, label, ha="left", va="bottom", color=COLORS[color], weight="bold")
             x += width
-    axes.set(yticks=range(3), yticklabels=kernels, ylim=(2.5, -0.7), xlabel=f"MiB that cross HBM (S = {seqlen:,}, D = {head_dim}, float32)")
+    axes.set(yticks=range(3), yticklabels=kernels, ylim=(2.5, -0.7))
+    axes.set_xlabel(f"MiB that cross HBM ({seqlen:,} tokens, D = {head_dim}, float32)")
     axes.set_title("S×S matrices cross HBM four times; Q, K, V and Out hardly count")
     axes.tick_params(axis="y", length=0)
     return figure

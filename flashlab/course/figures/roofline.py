@@ -24,19 +24,16 @@ INTENSITY = np.geomspace(0.5, 8192, 400)
 
 
 def draw_roofs(names=("T4", "A100", "H200")):
-    """The roofs of several GPUs. Each bends at its ridge."""
+    """The roofs of several GPUs, the fastest last. Each bends at its ridge."""
     figure, axes = plt.subplots(figsize=(8, 3.9))
-    for name, color in zip(names, ("scores", "K", "ink")):
+    for name, line in zip(names, ("-", "--", ":"), strict=True):
         gpu = GPUS[name]
-        axes.loglog(INTENSITY, gpu.attainable(INTENSITY), color=COLORS[color], linewidth=2)
-        axes.plot(gpu.ridge, gpu.tflops, "o", color=COLORS[color])
-        axes.annotate(
-            f"ridge {gpu.ridge:.0f}", (gpu.ridge, gpu.tflops), xytext=(-6, 4), textcoords="offset points", ha="right", color=COLORS[color]
-        )
-        axes.text(8192, gpu.tflops * 1.08, f"{name}: {gpu.tflops:,} TFLOP/s", ha="right", va="bottom", color=COLORS[color], weight="bold")
-        axes.annotate(
-            f"{gpu.gigabytes_per_second:,} GB/s", (1, gpu.attainable(1)), xytext=(4, -10), textcoords="offset points", color=COLORS[color]
-        )
+        axes.loglog(INTENSITY, gpu.attainable(INTENSITY), color=COLORS["ink"], linewidth=2, linestyle=line)
+        axes.plot(gpu.ridge, gpu.tflops, "o", color=COLORS["bad"])
+        axes.annotate(f"ridge {gpu.ridge:.0f}", (gpu.ridge, gpu.tflops), xytext=(5, -14), textcoords="offset points", color=COLORS["bad"])
+        axes.text(8192, gpu.tflops * 1.08, f"{name}: {gpu.tflops:,} TFLOP/s", ha="right", va="bottom", weight="bold")
+        beside = {"xytext": (-7, 1), "ha": "right", "va": "bottom"} if gpu.name == names[-1] else {"xytext": (7, -1), "va": "top"}
+        axes.annotate(f"{gpu.gigabytes_per_second:,} GB/s", (4, gpu.attainable(4)), textcoords="offset points", **beside)
     _axes(axes)
     axes.set_title("Left of its ridge, a GPU waits for memory")
     return figure
@@ -52,18 +49,21 @@ def draw_kernels(gpu="T4", seqlen=2048, head_dim=64):
         intensity = flops / bytes_moved
         rate = machine.attainable(intensity)
         color = COLORS[KERNEL_COLORS[name]]
+        above = name in ("tiled attention", "matrix product")
+        leftwards = name == "tiled attention" or intensity > 1200
         axes.plot(intensity, rate, "o", color=color, markersize=9)
-        above = name == "matrix product"
         axes.annotate(
-            f"{name}: {intensity:,.0f}" if intensity >= 10 else f"{name}: {intensity:.2f}", (intensity, rate),
-            xytext=(0, 10) if above else (10, -11), textcoords="offset points", ha="left", color=color, weight="bold",
+            f"{name}: {intensity:,.0f}" if intensity >= 10 else f"{name}: {intensity:.2f}",
+            (intensity, rate), xytext=(0, 9) if above else (10, -11), textcoords="offset points",
+            ha="right" if leftwards else "left", color=color, weight="bold",
         )  # fmt: skip
         if name == "naive attention":
             percent = 100 * rate / machine.tflops
     _axes(axes)
     axes.text(0.6, 1500, "memory-bound", color=COLORS["bad"], va="top")
     axes.text(machine.ridge * 1.15, 0.085, f"compute-bound\nfrom ridge {machine.ridge:.0f}", color=COLORS["ink"], va="bottom")
-    axes.set_title(f"{gpu}, S = {seqlen:,}, D = {head_dim}: naive attention reaches at most {percent:.0f} % of the arithmetic")
+    axes.set_xlabel(f"intensity (FLOP per byte) at S = {seqlen:,}, D = {head_dim}, float16")
+    axes.set_title(f"{gpu}: naive attention can use at most {percent:.0f} % of the arithmetic")
     return figure
 
 

@@ -22,7 +22,7 @@ def draw_walk(step=9, attention="causal", block=32):
     done = [i for i in range(TILES) if all(visit in visits[:step] for visit in visits if visit[0] == i)]
 
     figure, axes = plt.subplots(figsize=(8, 4.6))
-    axes.set(xlim=(-2.3, 12.3), ylim=(6.15, -2.3), aspect="equal")
+    axes.set(xlim=(-1.6, 12.6), ylim=(6.15, -2.3), aspect="equal")
     axes.axis("off")
     axes.set_title("One tile of queries stays; tiles of keys and values come and go", x=0.02)
     for n in range(TILES):
@@ -30,7 +30,7 @@ def draw_walk(step=9, attention="causal", block=32):
         _strip(axes, (n, -1.9), COLORS["K"], now=n == col, wide=True)
         _strip(axes, (n, -1.1), COLORS["V"], now=n == col, wide=True)
         _strip(axes, (6.4, n), COLORS["out"], now=n in done)
-    for x, y, name, color in ((-1.4, 3, "Q", "Q"), (-0.35, -1.6, "K", "K"), (-0.35, -0.8, "V", "V"), (7.3, 3, "Out", "out")):
+    for x, y, name, color in ((-0.7, -0.35, "Q", "Q"), (-0.35, -1.6, "K", "K"), (-0.35, -0.8, "V", "V"), (6.7, -0.35, "Out", "out")):
         axes.text(x, y, name, color=COLORS[color], ha="center", va="center", weight="bold")
 
     for i in range(TILES):
@@ -44,7 +44,10 @@ def draw_walk(step=9, attention="causal", block=32):
             if attention == "full" or i != j:
                 corners.append((j + 1, i))
             axes.add_patch(Polygon(corners, facecolor=fill, linewidth=0))
-            axes.add_patch(Rectangle((j, i), 1, 1, facecolor="none", edgecolor=COLORS["scores"], linewidth=0.8))
+            axes.add_patch(Rectangle((j, i), 1, 1, facecolor="none", edgecolor="white" if seen else COLORS["scores"], linewidth=0.8))
+    if attention == "causal":
+        plate = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+        axes.text(4.6, 1.5, "never visited", ha="center", color=COLORS["scores"], bbox=plate)
     _notes(axes, step, len(visits), row, col, len(done), block)
     return figure
 
@@ -78,8 +81,10 @@ def draw_sram_traffic(sram_bytes, counted, formula, naive):
     figure, axes = plt.subplots(figsize=(8, 4))
     axes.loglog(np.array(sram_bytes) / kib, np.array(formula) / mib, color=COLORS["scores"], linewidth=2)
     axes.loglog(np.array(sram_bytes) / kib, np.array(counted) / mib, "o", color=COLORS["out"], markersize=8)
-    axes.axhline(naive / mib, color=COLORS["bad"], linewidth=2)
-    axes.text(sram_bytes[-1] / kib * 1.3, naive / mib * 1.08, "naive attention", color=COLORS["bad"], ha="right", va="bottom", weight="bold")
+    axes.axhline(naive / mib, color=COLORS["bad"], linewidth=2, zorder=1)
+    axes.text(
+        sram_bytes[-1] / kib * 1.3, naive / mib * 1.08, "naive attention", color=COLORS["bad"], ha="right", va="bottom", weight="bold"
+    )
     axes.annotate(
         "the paper's S²D²/M", (sram_bytes[1] / kib * 1.4, formula[1] / mib / 1.4), xytext=(14, 6), textcoords="offset points",
         color=COLORS["scores"], weight="bold",

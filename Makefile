@@ -1,0 +1,60 @@
+# make lab        open the course in JupyterLab
+# make test       every test, on the CPU
+# The rest is for those who change flashlab: see CONTRIBUTING.md.
+
+BASE   ?= python3
+VENV   := .venv
+PYTHON ?= $(VENV)/bin/python
+
+# With PYTHON=… on the command line or in the environment, that Python is used as it is and nothing is installed.
+ifeq ($(origin PYTHON),file)
+LAB := $(VENV)/.lab-is-ready
+DEV := $(VENV)/.dev-is-ready
+endif
+
+.PHONY: lab test test-long gpu-test notebooks exercises bench figures clean
+
+lab: $(LAB)
+	$(PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
+
+test: $(DEV)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check flashlab tests tools
+	$(PYTHON) tools/exercises.py --check
+	$(PYTHON) -m pytest -n auto --dist loadscope --nbval notebooks tests
+
+# Hours rather than minutes: every kernel compiled for every GPU.
+test-long: $(DEV)
+	$(PYTHON) -m pytest -m long tests
+
+# On a machine with a GPU: the kernels as they really run, and every lesson from top to bottom with the same checked outputs.
+gpu-test: $(DEV)
+	$(PYTHON) -m pytest tests/gpu tests/library/test_kernels.py tests/course/test_ladder.py
+	$(PYTHON) -m pytest --nbval notebooks
+
+notebooks: $(DEV)
+	$(PYTHON) tools/notebooks.py build
+
+exercises: $(DEV)
+	$(PYTHON) tools/exercises.py
+
+bench: $(DEV)
+	$(PYTHON) -m flashlab bench
+
+figures: $(DEV)
+	$(PYTHON) tools/readme_figure.py
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "flashlab needs Python 3.11 or newer: make $(MAKECMDGOALS) BASE=python3.13"; exit 1; }
+	$(BASE) -m venv $(VENV)
+
+$(VENV)/.lab-is-ready: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[lab]'
+	touch $@
+
+$(VENV)/.dev-is-ready: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.lab-is-ready

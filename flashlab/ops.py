@@ -15,7 +15,8 @@ def attention_forward(query: Tensor, key: Tensor, value: Tensor, scale: float, i
 
 @torch.library.custom_op("flashlab::attention_backward", mutates_args=(), device_types="cpu")
 def attention_backward(
-    grad_out: Tensor, grad_lse: Tensor | None, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float, is_causal: bool
+    grad_out: Tensor, grad_lse: Tensor | None, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
+    scale: float, is_causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(grad_query, grad_key, grad_value) for the gradients that reach out and lse."""
     return blockwise.backward(grad_out, query, key, value, out, lse, Spec(scale, is_causal), grad_lse)

@@ -20,8 +20,8 @@ def machine():
     return {
         "device": torch.cuda.get_device_name(),
         "capability": "sm_{}{}".format(*torch.cuda.get_device_capability()),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()[:1],
-        "clocks": _output("nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader").splitlines()[:1],
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "clocks": _output("nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader"),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -39,7 +39,7 @@ def write(measurements, folder, commit=None):
     record = {
         "machine": about,
         "commit": commit or _output("git", "rev-parse", "HEAD") or "unknown",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["flashlab", *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         **measurements,
     }

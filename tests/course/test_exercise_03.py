@@ -42,12 +42,14 @@ WRONG = [
      "def merge(a, b):\n    m = np.maximum(a[0], b[0])\n    z = np.where(np.isinf(m), 0, m)\n"
      "    return m, a[1] * np.exp(a[0] - z) + b[1] * np.exp(b[0] - z), a[2] + b[2]"),
     ("3.3", "factors swapped",
-     "def merge(a, b):\n    m = np.maximum(a[0], b[0])\n    z = np.where(np.isinf(m), 0, m)\n    x, y = np.exp(b[0] - z), np.exp(a[0] - z)\n"
+     "def merge(a, b):\n    m = np.maximum(a[0], b[0])\n    z = np.where(np.isinf(m), 0, m)\n    x, y = np.exp(b[0] - z), "
+     "np.exp(a[0] - z)\n"
      "    return m, a[1] * x + b[1] * y, a[2] * x[:, None] + b[2] * y[:, None]"),
     ("3.4", "accepts every merge", "def merge_is_right(merge):\n    return True"),
     ("3.4", "rejects every merge", "def merge_is_right(merge):\n    return False"),
     ("3.4", "associative is not enough",
-     "def merge_is_right(merge):\n    s = lambda x: (np.array([x]), np.array([1.0]), np.array([[2.0]]))\n    a, b, c = s(0.0), s(9.0), s(4.0)\n"
+     "def merge_is_right(merge):\n    s = lambda x: (np.array([x]), np.array([1.0]), np.array([[2.0]]))\n    a, b, c = "
+     "s(0.0), s(9.0), s(4.0)\n"
      "    return all(np.allclose(x, y) for x, y in zip(merge(merge(a, b), c), merge(a, merge(b, c))))"),
 ]  # fmt: skip
 

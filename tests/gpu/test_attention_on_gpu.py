@@ -10,6 +10,7 @@ from flashlab import attention, ops
 from flashlab.bench.peak import peak_bytes
 from tests.protocol import CASES, Case, assert_as_good_as_plain, attention_and_gradients
 
+HEAD_DIMS = (1, 3, 16, 32, 40, 59, 64, 80, 96, 111, 128)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 # Lengths and pairs in the spirit of flash-attention's own tests: odd, prime, one more and one less than a tile.
 LARGE = [
@@ -17,7 +18,7 @@ LARGE = [
         [(113, 203), (128, 217), (113, 211), (108, 256), (256, 512), (512, 256), (1024, 1024), (1023, 1024), (1024, 1023), (2048, 2048)],
         (False, True),
     )),
-    *(Case(257, 259, d, is_causal, heads=4, heads_kv=4) for d in (1, 3, 16, 32, 40, 59, 64, 80, 96, 111, 128) for is_causal in (False, True)),
+    *(Case(257, 259, d, is_causal, heads=4, heads_kv=4) for d in HEAD_DIMS for is_causal in (False, True)),
     *(Case(500, 600, 128, is_causal, heads=8, heads_kv=h, batch=2) for h in (1, 2, 4) for is_causal in (False, True)),
 ]  # fmt: skip
 

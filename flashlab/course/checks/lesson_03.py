@@ -249,11 +249,15 @@ def _close(a, b):
 
 TEST_MISTAKES = (
     Mistake(
-        "accepts every merge", "the test returns True whatever it is given; do all its chunks have the same maximum, so that no factor is ever needed?", 2,
+        "accepts every merge",
+        "the test returns True whatever it is given; do all its chunks have the same maximum, so that no factor is ever needed?",
+        2,
         merge_test(same_maximum=True),
     ),
     Mistake(
-        "rejects every merge", "the test returns False for the right merge too. Groupings round differently: compare with np.allclose, not with ==.", 2,
+        "rejects every merge",
+        "the test returns False for the right merge too. Groupings round differently: compare with np.allclose, not with ==.",
+        2,
         lambda merge: False,
     ),
     Mistake(

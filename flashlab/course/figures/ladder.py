@@ -9,19 +9,19 @@ from flashlab.course.memory import GPUS
 
 # name, lesson, what changes, what it buys; the lowest rung first
 RUNGS = (
-    ("naive", "01", "the formula as it stands: all S×S scores exist", "something to trust"),
-    ("online", "03", "keys come in chunks, softmax is corrected as it goes", "no row is ever seen whole"),
-    ("tiled", "04, 05", "queries come in tiles too, forward and backward", "every step fits in SRAM"),
-    ("Triton forward", "06, 07", "each row of tiles is a program, all run at once", "speed on a GPU"),
-    ("Triton backward", "08", "keys and queries each collect their own gradients", "training, same bits every run"),
-    ("the library", "09, 10", "any length, grouped heads, tuned tiles", "from flashlab import attention"),
+    ("naive", "lesson 01", "the formula as it stands: all S×S scores exist", "something to trust"),
+    ("online", "lesson 03", "keys come in chunks, softmax is corrected as it goes", "no row is ever seen whole"),
+    ("tiled", "lessons 04, 05", "queries come in tiles too, forward and backward", "every step fits in SRAM"),
+    ("Triton forward", "lessons 06, 07", "each row of tiles is a program, all run at once", "speed on a GPU"),
+    ("Triton backward", "lesson 08", "keys and queries each collect their own gradients", "training, same bits every run"),
+    ("the library", "lessons 09, 10", "any length, grouped heads, tuned tiles", "from flashlab import attention"),
 )
 CELLS = 6  # tiles along each side of an icon
 
 
 def draw_ladder():
     """Six rungs; each picture shows which scores exist at one moment."""
-    figure, axes = plt.subplots(figsize=(8, 7.3))
+    figure, axes = plt.subplots(figsize=(7.2, 6.4))
     step, size, right = 1.24, 0.98, 7.5
     top = step * len(RUNGS)
     for x in (-0.14, size + 0.08):
@@ -29,10 +29,10 @@ def draw_ladder():
     for number, (name, lesson, change, gain) in enumerate(RUNGS):
         y = number * step
         _icon(axes, name, 0, y, size)
-        axes.text(size + 0.42, y + 0.76, name, size=13, weight="bold", va="center")
-        axes.text(right, y + 0.76, f"lesson {lesson}" if "," not in lesson else f"lessons {lesson}", size=9.5, va="center", ha="right", color=COLORS["scores"])
-        axes.text(size + 0.42, y + 0.44, change, size=10.5, va="center")
-        mono = {"family": "monospace", "size": 10} if gain.startswith("from ") else {"size": 10.5}
+        axes.text(size + 0.42, y + 0.76, name, size=12, weight="bold", va="center")
+        axes.text(right, y + 0.76, lesson, size=9, va="center", ha="right", color=COLORS["scores"])
+        axes.text(size + 0.42, y + 0.44, change, size=9.5, va="center")
+        mono = {"family": "monospace", "size": 9} if gain.startswith("from ") else {"size": 9.5}
         axes.text(size + 0.42, y + 0.14, f"→ {gain}", va="center", color=COLORS["out"], weight="bold", **mono)
         if number:
             axes.plot([size + 0.42, right], [y - 0.14] * 2, color=COLORS["faint"], linewidth=0.8)
@@ -56,7 +56,8 @@ def _icon(axes, name, left, bottom, size):
                 continue
             x, y = left + col * tile, bottom + size - (row + 1) * tile
             color = dark if alive(row, col) else pale
-            axes.add_patch(Rectangle((x + apart / 2, y + apart / 2), tile - apart, tile - apart, facecolor=color, edgecolor=color, linewidth=0.3))
+            side = tile - apart
+            axes.add_patch(Rectangle((x + apart / 2, y + apart / 2), side, side, facecolor=color, edgecolor=color, linewidth=0.3))
 
 
 SCORES_ALIVE = {  # which tiles of scores exist at one moment, and which did before

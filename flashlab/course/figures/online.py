@@ -23,7 +23,7 @@ def draw_running_sum(seen=10):
     bottom.bar(steps, l, color=COLORS["out"], width=0.6)
     for n in range(1, seen):
         if m[n] > m[n - 1]:
-            bottom.annotate(f"× {np.exp(m[n - 1] - m[n]):.2f}", (n + 1, l[n]), xytext=(0, 5), textcoords="offset points", ha="center", color=COLORS["bad"])
+            factor = f"× {np.exp(m[n - 1] - m[n]):.2f}"
+            bottom.annotate(factor, (n + 1, l[n]), xytext=(0, 5), textcoords="offset points", ha="center", color=COLORS["bad"])
     bottom.set(xlabel="scores seen", ylabel="l", ylim=(0, 4.5), xticks=range(1, 11))
     return figure
-

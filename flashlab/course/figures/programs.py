@@ -14,7 +14,7 @@ def cdiv(length, block):
 def draw_blocks(n=10, BLOCK=4):
     """A row of n numbers, cut into blocks: one program a block, and the offsets past the end crossed out."""
     programs = cdiv(n, BLOCK)
-    figure, axes = plt.subplots(figsize=(8, 2.1))
+    figure, axes = plt.subplots(figsize=(8, 2.0))
     for offset in range(programs * BLOCK):
         program, past = offset // BLOCK, offset >= n
         face = "white" if past else COLORS["faint"]
@@ -29,7 +29,7 @@ def draw_blocks(n=10, BLOCK=4):
     if past:
         axes.text(n + past / 2, -0.2, "past the end", ha="center", va="top", color=COLORS["bad"])
     axes.text(0.06, -0.2, f"n = {n}, BLOCK = {BLOCK}", ha="left", va="top")
-    axes.set(xlim=(0, programs * BLOCK), ylim=(-0.8, 2.1))
+    axes.set(xlim=(0, programs * BLOCK), ylim=(-0.75, 2.0))
     axes.axis("off")
     axes.set_title(f"{programs} programs of {BLOCK} cover {n} numbers, and {past} offsets reach past the end")
     return figure
@@ -39,7 +39,7 @@ def draw_grid(n=100, BLOCK=32):
     """An n×n matrix under a grid of BLOCK×BLOCK programs; what lies past the edge is hatched."""
     programs = cdiv(n, BLOCK)
     side = programs * BLOCK
-    figure, axes = plt.subplots(figsize=(8, 4.6))
+    figure, axes = plt.subplots(figsize=(5.6, 5.2))
     axes.add_patch(Rectangle((0, 0), side, side, facecolor="white", edgecolor=COLORS["bad"], hatch="///", linewidth=0))
     axes.add_patch(Rectangle((0, 0), n, n, facecolor=COLORS["faint"], edgecolor=COLORS["ink"], linewidth=2))
     for edge in range(0, side + 1, BLOCK):
@@ -54,14 +54,14 @@ def draw_grid(n=100, BLOCK=32):
     axes.set(xlim=(-1, side + 1), ylim=(side + 1, -1), aspect="equal", xlabel="column", ylabel="row")
     axes.set_xticks(range(0, side + 1, BLOCK))
     axes.set_yticks(range(0, side + 1, BLOCK))
-    axes.set_title(f"{programs}×{programs} programs cover a {n}×{n} matrix;\n{wasted:.0%} of their elements are masked away", loc="left")
+    axes.set_title(f"{programs}×{programs} programs cover a {n}×{n} matrix;\n{100 * wasted:.0f} % of their elements are masked away")
     return figure
 
 
-def draw_matmul(step=1):
+def draw_matmul():
     """One program of a matrix product: the strips of A and B that it reads, and the tile of Out that it owns."""
     M, N, K, BLOCK, row, col = 5, 4, 6, 1, 2, 1  # in tiles
-    figure, axes = plt.subplots(figsize=(8, 4.2))
+    figure, axes = plt.subplots(figsize=(8, 3.3))
 
     def matrix(x, y, rows, columns, name):
         axes.add_patch(Rectangle((x, y), columns, rows, facecolor="white", edgecolor=COLORS["scores"], linewidth=1))
@@ -85,7 +85,7 @@ def draw_matmul(step=1):
     tile(out[0] + col, row, COLORS["out"], "acc")
     axes.text(7, row + 0.5, "·", ha="center", va="center", fontsize=24)
     axes.text(13, row + 0.5, "=", ha="center", va="center", fontsize=20)
-    axes.set(xlim=(-0.2, 18.2), ylim=(7, -0.2), aspect="equal")
+    axes.set(xlim=(-0.2, 18.2), ylim=(6.9, -0.2), aspect="equal")
     axes.axis("off")
     axes.set_title("A program walks along K: tile 0 of A times tile 0 of B, then 1, then 2 …")
     return figure

@@ -5,7 +5,21 @@ import html
 import io
 
 import matplotlib.pyplot as plt
-from IPython.display import Image, display
+import PIL.Image
+from IPython.display import display
+
+
+class Picture:
+    """A PNG with alt text. (IPython's own Image learned alt texts after 7.34, which is Colab's version.)"""
+
+    def __init__(self, figure, alt):
+        self.alt, self.width, self.encoded = alt, int(figure.get_figwidth() * 96), base64.b64encode(_png(figure)).decode()
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"image/png": self.encoded, "text/plain": "<picture>"}, {"image/png": {"alt": self.alt, "width": self.width}}
+
+    def as_html(self):
+        return f'<img alt="{html.escape(self.alt)}" width="{self.width}" src="data:image/png;base64,{self.encoded}">'
 
 
 def show(figure, alt):
@@ -13,7 +27,7 @@ def show(figure, alt):
 
     alt: the figure's message in one or two sentences, for whoever cannot see it.
     """
-    return Image(data=_png(figure), alt=alt, format="png", width=int(figure.get_figwidth() * 96))
+    return Picture(figure, alt)
 
 
 def explore(draw, alt, **controls):
@@ -30,10 +44,7 @@ def explore(draw, alt, **controls):
     display(widgets.VBox([*inputs.values(), picture]))
 
     def redraw(_=None):
-        figure = draw(**{name: control.value for name, control in inputs.items()})
-        width = int(figure.get_figwidth() * 96)
-        encoded = base64.b64encode(_png(figure)).decode()
-        picture.value = f'<img alt="{html.escape(alt)}" width="{width}" src="data:image/png;base64,{encoded}">'
+        picture.value = Picture(draw(**{name: control.value for name, control in inputs.items()}), alt).as_html()
 
     for control in inputs.values():
         control.observe(redraw, names="value")
@@ -45,14 +56,14 @@ def _control(widgets, name, values):
     wide = {"description_width": "initial"}
     if isinstance(values, tuple):
         lowest, highest, step, start = values
-        return widgets.IntSlider(
-            value=start, min=lowest, max=highest, step=step, description=label, style=wide, continuous_update=False
-        )
+        return widgets.IntSlider(value=start, min=lowest, max=highest, step=step, description=label, style=wide, continuous_update=False)
     return widgets.SelectionSlider(value=values[0], options=list(values), description=label, style=wide, continuous_update=False)
 
 
 def _png(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    """A figure as PNG bytes, without its unused alpha channel and packed tightly: notebooks carry these."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
     plt.close(figure)
-    return buffer.getvalue()
+    PIL.Image.open(drawn).convert("RGB").save(packed, format="png", optimize=True)
+    return packed.getvalue()

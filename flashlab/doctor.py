@@ -73,7 +73,7 @@ def _gpu():
     major, minor = torch.cuda.get_device_capability()
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     found = (
-        f"{torch.cuda.get_device_name()}, sm_{major}{minor}, {memory:.0f} GiB, driver for CUDA {torch.version.cuda or torch.version.hip}"
+        f"{torch.cuda.get_device_name()}, sm_{major}{minor}, {memory:.0f} GiB, torch built for CUDA {torch.version.cuda or torch.version.hip}"
     )
     if torch.version.hip is not None:
         return Finding("GPU", "limited", f"{found}. AMD GPUs are not tested.", "Run `make gpu-test` and tell us.")

@@ -35,7 +35,7 @@ def softmax_kernel(X, Out, columns, BLOCK: tl.constexpr):
 
 
 def softmax(x):
-    """Softmax over the last axis of a contiguous (rows, columns) tensor."""
+    """Softmax over the last axis of a contiguous (rows, columns) float32 tensor."""
     rows, columns = x.shape
     out = torch.empty_like(x)
     softmax_kernel[(rows,)](x, out, columns, triton.next_power_of_2(columns))

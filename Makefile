@@ -12,10 +12,13 @@ LAB := $(VENV)/.lab-is-ready
 DEV := $(VENV)/.dev-is-ready
 endif
 
+# In a container one is often root, which Jupyter asks to be told.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
 .PHONY: lab test test-long gpu-test notebooks exercises bench figures clean
 
 lab: $(LAB)
-	$(PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
+	$(PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(AS_ROOT)
 
 test: $(DEV)
 	$(PYTHON) -m ruff check .

@@ -117,8 +117,8 @@ def evaluate(model, text_batches):
 
 
 @torch.no_grad()
-def generate(model, prompt, length, seed=0, temperature=0.7):
-    """The prompt and `length` bytes more, each drawn from the model's guess. Every step computes the whole text anew: lesson 12 does better."""
+def generate(model, prompt, length, seed=0, temperature=0.9):
+    """The prompt and `length` bytes more, each drawn from the model's guess. Every byte computes the whole text anew."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.tensor([list(prompt)])

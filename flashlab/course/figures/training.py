@@ -14,25 +14,31 @@ MIB = 2**20
 GB = 1e9
 
 
-def draw_losses(curves, other_seed):
-    """Loss of every step, one curve an attention; below, how far each is from naive, beside what another seed does."""
-    figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(8, 5), height_ratios=(3, 2))
+def draw_losses(curves, yardsticks, title="Three attentions, one curve"):
+    """Loss of every step, one curve an attention; below, how far each is from naive, beside the yardsticks.
+
+    curves, yardsticks: {name: losses}. Only the first go into the upper panel.
+    """
+    figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(8, 5.4), height_ratios=(1, 1))
     for (name, losses), width in zip(curves.items(), (5, 3, 1.2), strict=True):  # the first is drawn widest, so that all can be seen
         top.plot(losses, label=name, **{**LOOKS[name], "marker": None, "linewidth": width})
     top.legend()
     top.set(ylabel="loss (nats a byte)")
-    top.set_title("Three attentions, one curve")
-    naive = np.array(curves["naive"])
-    distances = {"another seed": other_seed, **{name: losses for name, losses in curves.items() if name != "naive"}}
-    for name, losses in distances.items():
-        look = {**LOOKS.get(name, dict(color=COLORS["scores"])), "marker": ".", "linestyle": "none"}
-        bottom.semilogy(np.maximum(np.abs(np.array(losses) - naive), 1e-8), label=name, **look)
+    top.set_title(title)
+    for (name, losses), marker in zip(yardsticks.items(), "+x", strict=False):
+        bottom.semilogy(_distance(losses, curves), marker, label=name, color=COLORS["scores"], markersize=5)
+    for name, marker, size in (("SDPA", "s", 4), ("flashlab", "o", 3)):
+        bottom.semilogy(_distance(curves[name], curves), marker, label=name, color=LOOKS[name]["color"], markersize=size)
     bottom.set(xlabel="step", ylabel="distance from\nnaive (nats)", ylim=(4e-9, 4))
     bottom.set_yticks([1e-8, 1e-6, 1e-4, 1e-2, 1], ["equal", "10⁻⁶", "10⁻⁴", "10⁻²", "1"])
     bottom.minorticks_off()
     bottom.grid(axis="y", color=COLORS["faint"], linewidth=0.6)
-    bottom.legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=3, borderpad=0, markerscale=2)
+    bottom.legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=4, borderpad=0, handletextpad=0, markerscale=1.5)
     return figure
+
+
+def _distance(losses, curves):
+    return np.maximum(np.abs(np.array(losses) - np.array(curves["naive"])), 1e-8)
 
 
 def draw_peaks(peaks):

@@ -72,9 +72,8 @@ def _gpu():
         return Finding("GPU", "limited", f"none: {why}. Everything runs on the CPU.", "On Colab: Runtime → Change runtime type → a GPU.")
     major, minor = torch.cuda.get_device_capability()
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    found = (
-        f"{torch.cuda.get_device_name()}, sm_{major}{minor}, {memory:.0f} GiB, torch built for CUDA {torch.version.cuda or torch.version.hip}"
-    )
+    toolkit = torch.version.cuda or torch.version.hip
+    found = f"{torch.cuda.get_device_name()}, sm_{major}{minor}, {memory:.0f} GiB, torch built for CUDA {toolkit}"
     if torch.version.hip is not None:
         return Finding("GPU", "limited", f"{found}. AMD GPUs are not tested.", "Run `make gpu-test` and tell us.")
     if (major, minor) < (7, 5):

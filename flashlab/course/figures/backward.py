@@ -26,7 +26,7 @@ STEPS = [  # from, to, label
     ("P", "Out", "· V"),
     ("dO", "dP", "· Vᵀ"),
     ("dP", "dS", "softmax,\nbackwards"),
-    ("dS", "dQ, dK", "dS·K, dSᵀ·Q"),
+    ("dS", "dQ, dK", "scale · dS·K,\nscale · dSᵀ·Q"),
 ]
 
 

@@ -12,7 +12,7 @@ RUNGS = (
     ("naive", "lesson 01", "the formula as it stands: all S×S scores exist", "something to trust"),
     ("online", "lesson 03", "keys come in chunks, softmax is corrected as it goes", "no row is ever seen whole"),
     ("tiled", "lessons 04, 05", "queries come in tiles too, forward and backward", "every step fits in SRAM"),
-    ("Triton forward", "lessons 06, 07", "each row of tiles is a program, all run at once", "speed on a GPU"),
+    ("Triton forward", "lessons 06, 07", "each row of tiles is a program, many run at once", "speed on a GPU"),
     ("Triton backward", "lesson 08", "keys and queries each collect their own gradients", "training, same bits every run"),
     ("the library", "lessons 09, 10", "any length, grouped heads, tuned tiles", "from flashlab import attention"),
 )

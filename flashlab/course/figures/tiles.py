@@ -86,7 +86,8 @@ def draw_sram_traffic(sram_bytes, counted, formula, naive):
         sram_bytes[-1] / kib * 1.3, naive / mib * 1.08, "naive attention", color=COLORS["bad"], ha="right", va="bottom", weight="bold"
     )
     axes.annotate(
-        "the paper's S²D²/M", (sram_bytes[1] / kib * 1.4, formula[1] / mib / 1.4), xytext=(14, 6), textcoords="offset points",
+        "8S²D²/M + 2SD:\nthe paper's S²D²/M, our constant 8",
+        (sram_bytes[1] / kib * 1.4, formula[1] / mib / 1.4), xytext=(14, 6), textcoords="offset points",
         color=COLORS["scores"], weight="bold",
     )  # fmt: skip
     axes.annotate(
@@ -100,5 +101,5 @@ def draw_sram_traffic(sram_bytes, counted, formula, naive):
     axes.set(xlabel="SRAM (KiB)", ylabel="crossed HBM (MiB)", xlim=(sram_bytes[0] / kib / 1.3, sram_bytes[-1] / kib * 1.35))
     axes.grid(color=COLORS["faint"], linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_title("Twice the SRAM, half the traffic; with too little, naive attention moves less")
+    axes.set_title("Twice the SRAM, about half the traffic; with too little, naive moves less")
     return figure

@@ -43,7 +43,7 @@ def draw_programs(program=5, attention="causal"):
     _notes(axes, program, attention)
     axes.set(xlim=(-3.6, 14.2), ylim=(TILES + 0.15, -2.0), aspect="equal")
     axes.axis("off")
-    axes.set_title("All programs start at once, and each walks its own row of tiles", x=0.02)
+    axes.set_title("Each program walks its own row of tiles", x=0.02)
     return figure
 
 

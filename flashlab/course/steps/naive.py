@@ -49,11 +49,11 @@ def backward(dOut, Q, K, V, Out, lse, *, is_causal=False, scale=None):
     return scale * dS @ K, scale * dS.T @ Q, dV
 
 
-def forward_through_hbm(Q, K, V, S, P, Out):
+def forward_through_hbm(Q, K, V, scores, P, Out):
     """The same three lines as three GPU kernels: each loads its inputs from HBM and stores its result there.
 
     All six are arrays of `flashlab.course.memory`, which counts the bytes.
     """
-    S[:] = Q[:] @ K[:].T * Q.shape[-1] ** -0.5
-    P[:] = softmax(S[:])
+    scores[:] = Q[:] @ K[:].T * Q.shape[-1] ** -0.5
+    P[:] = softmax(scores[:])
     Out[:] = P[:] @ V[:]

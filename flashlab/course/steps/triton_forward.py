@@ -1,4 +1,4 @@
-"""Rung 4: the tiled forward pass as one Triton kernel. Every tile of queries is a program, and all of them run at once.
+"""Rung 4: the tiled forward pass as one Triton kernel. Every tile of queries is a program, and many run at once.
 
 Tensors are (B, H, S, D), float16 or float32, D ≤ 128. Heads share nothing, so a head is only another index of the grid.
 """

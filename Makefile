@@ -15,6 +15,9 @@ endif
 # In a container one is often root, which Jupyter asks to be told.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# Tests run side by side, one a core: threads that wait for each other inside of each would slow all of them many times over.
+test: export OMP_NUM_THREADS := 1
+
 .PHONY: lab test test-long gpu-test notebooks exercises bench figures clean
 
 lab: $(LAB)

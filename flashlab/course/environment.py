@@ -18,8 +18,10 @@ def setup():
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if importlib.util.find_spec("triton") is None:
+        device = "cpu"
         triton_runs = "Triton is not installed here: lessons 00-05 and 11 work without it, 06-08 need Linux or Colab"
     elif device == "cuda" and not _interpreter_is_on():
+        _wake_the_backward_thread(torch)
         triton_runs = f"Triton compiles for {torch.cuda.get_device_name()}"
     else:
         _turn_interpreter_on()
@@ -28,6 +30,11 @@ def setup():
     _prepare_figures()
     print(f"flashlab {flashlab.__version__} · Python {platform.python_version()} · torch {torch.__version__} · {triton_runs}")
     return device
+
+
+def _wake_the_backward_thread(torch):
+    """torch runs backward passes in a thread of its own, which warns when a matrix product is the first thing it does on the GPU."""
+    (torch.ones(1, device="cuda", requires_grad=True) * 2).backward()
 
 
 def _interpreter_is_on():

@@ -27,11 +27,11 @@ test: $(DEV)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check flashlab tests tools
 	$(PYTHON) tools/exercises.py --check
-	$(PYTHON) -m pytest -n auto --dist loadscope --nbval notebooks tests
+	$(PYTHON) -m pytest -n auto --dist loadscope --nbval notebooks tests --ignore tests/gpu
 
-# Hours rather than minutes: every kernel compiled for every GPU.
+# What takes longer: every kernel compiled for every GPU.
 test-long: $(DEV)
-	$(PYTHON) -m pytest -m long tests
+	$(PYTHON) -m pytest -n auto -m long tests --ignore tests/gpu
 
 # On a machine with a GPU: the kernels as they really run, and every lesson from top to bottom with the same checked outputs.
 gpu-test: $(DEV)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from flashlab.kernels import configs
-from flashlab.kernels.tile import LOG2_E, head_pointer, load_lse, load_tile, store_tile, visible
+from flashlab.kernels.tile import LOG2_E, head_pointer, keys_of_rows, load_lse, load_tile, rows_of_keys, store_tile, visible
 from flashlab.spec import Spec
 
 
@@ -84,12 +84,7 @@ def dkdv_kernel(
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
 
-    # Three stretches of rows: the diagonal (masked), whole tiles that see every key, and the ragged end (masked).
-    diagonal_begin, full_begin = 0, 0
-    if IS_CAUSAL:
-        diagonal_begin = start_n // BLOCK_M * BLOCK_M
-        full_begin = tl.minimum(tl.cdiv(start_n + BLOCK_N - 1, BLOCK_M), tl.cdiv(seqlen_q, BLOCK_M)) * BLOCK_M
-    full_end = tl.maximum(seqlen_q // BLOCK_M * BLOCK_M, full_begin)
+    begin, full_begin, full_end = rows_of_keys(start_n, seqlen_q, IS_CAUSAL, BLOCK_M, BLOCK_N)
     for member in range(GROUP):
         head = head_kv * GROUP + member
         Q_head = head_pointer(Q, q_strides, batch, head)
@@ -98,7 +93,7 @@ def dkdv_kernel(
         if IS_CAUSAL:
             dk, dv = accumulate_dkdv(
                 dk, dv, k, v, Q_head, GradOut_head, Lse + first, Delta + first, q_strides, grad_out_strides,
-                start_n, diagonal_begin, full_begin, seqlen_q, scale,
+                start_n, begin, full_begin, seqlen_q, scale,
                 True, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
             )  # fmt: skip
         dk, dv = accumulate_dkdv(
@@ -167,11 +162,7 @@ def dq_kernel(
     delta = tl.load(Delta + first + rows, mask=rows < seqlen_q, other=0.0)  # [BLOCK_M]
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
-    full_end = seqlen_k // BLOCK_N * BLOCK_N
-    end = seqlen_k
-    if IS_CAUSAL:
-        full_end = tl.minimum(full_end, (start_m + 1) // BLOCK_N * BLOCK_N)
-        end = tl.minimum(end, start_m + BLOCK_M)
+    full_end, end = keys_of_rows(start_m, seqlen_k, IS_CAUSAL, BLOCK_M, BLOCK_N)
     dq = accumulate_dq(
         dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, 0, full_end, seqlen_k, scale,
         False, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,

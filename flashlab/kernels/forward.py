@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from flashlab.kernels import configs
-from flashlab.kernels.tile import LN_2, LOG2_E, head_pointer, load_tile, online_softmax_step, store_tile, visible
+from flashlab.kernels.tile import LN_2, LOG2_E, head_pointer, keys_of_rows, load_tile, online_softmax_step, store_tile, visible
 from flashlab.spec import Spec
 
 
@@ -50,12 +50,7 @@ def forward_kernel(
     l = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
-    # Keys 0 … full_end are seen by every row of the tile; the diagonal and the ragged end follow, masked.
-    full_end = seqlen_k // BLOCK_N * BLOCK_N
-    end = seqlen_k
-    if IS_CAUSAL:
-        full_end = tl.minimum(full_end, (start_m + 1) // BLOCK_N * BLOCK_N)
-        end = tl.minimum(end, start_m + BLOCK_M)
+    full_end, end = keys_of_rows(start_m, seqlen_k, IS_CAUSAL, BLOCK_M, BLOCK_N)
     m, l, acc = attend_tiles(
         q, m, l, acc, K, V, k_strides, v_strides, start_m, 0, full_end, seqlen_k, scale_log2,
         False, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,

@@ -59,6 +59,28 @@ def visible(i, j, seqlen_k, IS_CAUSAL: tl.constexpr):
 
 
 @triton.jit
+def keys_of_rows(start_m, seqlen_k, IS_CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(full_end, end): every row of the tile sees the keys before full_end; up to end, the diagonal or the ragged edge needs a mask."""
+    full_end = seqlen_k // BLOCK_N * BLOCK_N
+    end = seqlen_k
+    if IS_CAUSAL:
+        full_end = tl.minimum(full_end, (start_m + 1) // BLOCK_N * BLOCK_N)
+        end = tl.minimum(end, start_m + BLOCK_M)
+    return full_end, end
+
+
+@triton.jit
+def rows_of_keys(start_n, seqlen_q, IS_CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(begin, full_begin, full_end): the diagonal, whole tiles of rows that see every key of the tile, and from full_end a ragged edge."""
+    begin, full_begin = 0, 0
+    if IS_CAUSAL:
+        begin = start_n // BLOCK_M * BLOCK_M
+        full_begin = tl.minimum(tl.cdiv(start_n + BLOCK_N - 1, BLOCK_M), tl.cdiv(seqlen_q, BLOCK_M)) * BLOCK_M
+    full_end = tl.maximum(seqlen_q // BLOCK_M * BLOCK_M, full_begin)
+    return begin, full_begin, full_end
+
+
+@triton.jit
 def online_softmax_step(scores, m, l, acc):
     """Fold one tile of base-2 scores into the running softmax (Dao 2023, Algorithm 1, lines 9-10)."""
     m_new = tl.maximum(m, tl.max(scores, axis=1))  # [BLOCK_M]

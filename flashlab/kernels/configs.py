@@ -57,6 +57,10 @@ FLOAT32 = {
     ("dq", 128): Config(32, 32, num_warps=4, num_stages=1),
 }
 
+# Turing (T4) has 64 KiB, and Triton multiplies there without tensor cores: what would not fit becomes smaller.
+TURING = {**PORTABLE, ("dkdv", 128): Config(32, 32, num_warps=4, num_stages=1), ("dq", 128): Config(32, 32, num_warps=4, num_stages=1)}
+TURING_FLOAT32 = {**FLOAT32, ("dkdv", 128): Config(16, 32, num_warps=4, num_stages=1)}
+
 
 def choose(kernel, query):
     """The Config of `kernel` ("forward", "delta", "dkdv" or "dq") for a query of this device, dtype and head dim."""
@@ -68,7 +72,9 @@ def lookup(kernel, capability, dtype, head_dim):
     """The Config for a compute capability (major, minor); (0, 0) stands for Triton's interpreter."""
     if kernel == "delta":
         return DELTA
-    if dtype == torch.float32:
+    if capability[0] == 7:
+        table = TURING_FLOAT32 if dtype == torch.float32 else TURING
+    elif dtype == torch.float32:
         table = FLOAT32
     elif capability[0] == 9:
         table = HOPPER

@@ -80,7 +80,7 @@ def compile_grid(capability, grid):
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-500:]
 
 
-@pytest.mark.parametrize("capability", (80, 89, 90))
+@pytest.mark.parametrize("capability", (75, 80, 89, 90))
 def test_kernels_compile_and_fit(capability):
     compile_grid(capability, "short")
 

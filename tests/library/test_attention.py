@@ -150,9 +150,3 @@ def test_refusals_say_what_came_and_what_to_do(arguments, options, words):
     with pytest.raises(ValueError) as refusal:
         attention(*arguments, **options)
     assert all(word in str(refusal.value) for word in words), str(refusal.value)
-
-
-def test_float64_is_refused_on_cuda_before_anything_runs(monkeypatch):
-    from flashlab.attention import DTYPES
-
-    assert torch.float64 in DTYPES["cpu"] and torch.float64 not in DTYPES["cuda"]

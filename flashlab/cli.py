@@ -7,6 +7,7 @@ from flashlab import doctor
 
 def main():
     """Entry point. Without the course's packages the doctor still speaks."""
+    sys.stdout.reconfigure(errors="replace")  # a pipe on Windows may know no tick
     try:
         import typer  # noqa: F401
     except ImportError:

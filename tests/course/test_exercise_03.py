@@ -137,10 +137,10 @@ def test_grade_gives_the_solution_full_marks():
 
 def test_grade_gives_the_untouched_stub_zero_as_not_attempted(tmp_path):
     before = (ROOT / "exercises" / NAME).read_bytes()
-    command = [Path(sys.executable).with_name("flashlab"), "grade", str(ROOT / "exercises" / NAME), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "flashlab", "grade", str(ROOT / "exercises" / NAME), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    report = (tmp_path / "03_online_softmax.md").read_text()
+    report = (tmp_path / "03_online_softmax.md").read_text(encoding="utf-8")
     assert "0 / 100 points" in report and report.count("not attempted |") == 4
     assert (ROOT / "exercises" / NAME).read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["03_online_softmax.json", "03_online_softmax.md"]

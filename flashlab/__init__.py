@@ -6,7 +6,8 @@
 Importing this package needs neither Triton nor a GPU and sets no environment variable. The course lives in `flashlab.course`.
 """
 
-from flashlab.attention import attention
+from flashlab.attention import attention, attention_varlen, block_mask
+from flashlab.explain import explain
 
-__all__ = ["attention"]
+__all__ = ["attention", "attention_varlen", "block_mask", "explain"]
 __version__ = "0.1.0"

@@ -1,70 +1,229 @@
-"""torch custom operators: CPU and CUDA dispatch, shapes for the compiler, and the tie between forward and backward."""
+"""torch custom operators: CPU and CUDA dispatch, shapes for the compiler; and the autograd functions that tie them together.
+
+Operators take tensors and numbers alone, so a `Spec` and its `Extras` travel flattened: `flatten` and `_described` are inverses.
+"""
+
+import itertools
 
 import torch
-from torch import Tensor
 
-from flashlab import blockwise
-from flashlab.spec import Spec
+from flashlab import blockwise, second_order
+from flashlab.layout import accumulation_dtype, empty_out
+from flashlab.spec import Extras, Spec
 
+TENSORS = ", ".join(f"Tensor? {name}" for name in Extras._fields)
+NUMBERS = "float? scale, bool is_causal, int left, int right, bool bottom_right, float softcap, float dropout_p, str mask_mod, str bias_mod"
+FEATURES = f"{TENSORS}, {NUMBERS}"
+SAVED = "Tensor query, Tensor key, Tensor value"
 
-@torch.library.custom_op("flashlab::attention_forward", mutates_args=(), device_types="cpu")
-def attention_forward(query: Tensor, key: Tensor, value: Tensor, scale: float, is_causal: bool) -> tuple[Tensor, Tensor]:
-    """(out, lse) of `flashlab.attention`, whose arguments have been checked."""
-    return blockwise.forward(query, key, value, Spec(scale, is_causal))
-
-
-@torch.library.custom_op("flashlab::attention_backward", mutates_args=(), device_types="cpu")
-def attention_backward(
-    grad_out: Tensor, grad_lse: Tensor | None, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-    scale: float, is_causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(grad_query, grad_key, grad_value) for the gradients that reach out and lse."""
-    return blockwise.backward(grad_out, query, key, value, out, lse, Spec(scale, is_causal), grad_lse)
+_mods = {}  # the functions of (i, j) that operators know by name
+_names = {}
+_numbers = itertools.count()
 
 
-@attention_forward.register_kernel("cuda")
-def _forward_on_cuda(query, key, value, scale, is_causal):
+def name_of(mod):
+    """A name by which operators find a `mask_mod` or `bias_mod` again."""
+    if mod is None:
+        return ""
+    if mod not in _names:
+        _names[mod] = f"{getattr(mod, '__module__', '')}.{getattr(mod, '__name__', 'mod')}#{next(_numbers)}"
+        _mods[_names[mod]] = mod
+    return _names[mod]
+
+
+def apply(query, key, value, spec: Spec, extras: Extras):
+    """(out, lse), differentiable."""
+    if torch.compiler.is_compiling():
+        tensors = (query, key, value, *extras)
+        if not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)):
+            return attention_forward(query, key, value, *flatten(spec, extras))
+        # The compiler wants each tensor once, and attention(x, x, x) is common.
+        query, key, value, *extras = (x if x is None else x.view_as(x) for x in tensors)
+        return Attention.apply(query, key, value, *flatten(spec, extras))
+    arguments = (query, key, value, *flatten(spec, extras))
+    if torch._C._are_functorch_transforms_active():
+        return Attention.apply(*arguments)
+    # What Function.apply comes down to once it has bound default arguments, of which there are none: binding takes longer than a launch.
+    return super(torch.autograd.Function, Attention).apply(*arguments)
+
+
+def flatten(spec: Spec, extras: Extras):
+    """Spec and Extras as the flat list that operators take."""
+    numbers = (spec.scale, spec.is_causal, *spec.window, spec.bottom_right, spec.softcap, spec.dropout_p)
+    return (*extras, *numbers, name_of(spec.mask_mod), name_of(spec.bias_mod))
+
+
+def _described(query, features):
+    count = len(Extras._fields)
+    scale, is_causal, left, right, bottom_right, softcap, dropout_p, mask_mod, bias_mod = features[count:]
+    scale = query.shape[-1] ** -0.5 if scale is None else scale  # the compiler may keep head_dim symbolic
+    spec = Spec(scale, is_causal, (left, right), bottom_right, softcap, dropout_p, _mods.get(mask_mod), _mods.get(bias_mod))
+    return spec, Extras(*features[:count])
+
+
+def _define(name, arguments, results):
+    """An operator of the library; its kernels are registered with `_on`, its shapes with torch.library.register_fake."""
+    torch.library.define(f"flashlab::{name}", f"({arguments}, {FEATURES}) -> {results}")
+    return getattr(torch.ops.flashlab, name).default
+
+
+attention_forward = _define("attention_forward", SAVED, "(Tensor, Tensor)")
+attention_backward = _define(
+    "attention_backward", f"Tensor grad_out, Tensor? grad_lse, {SAVED}, Tensor out, Tensor lse", "(Tensor, Tensor, Tensor, Tensor)"
+)
+attention_mask_gradient = _define("attention_mask_gradient", f"Tensor grad_out, {SAVED}, Tensor lse, Tensor delta", "Tensor")
+
+
+@torch.library.impl("flashlab::attention_forward", "cpu")
+@torch.autocast("cpu", enabled=False)
+def _forward_on_cpu(query, key, value, *features):
+    return blockwise.forward(query, key, value, *_described(query, features))
+
+
+@torch.library.impl("flashlab::attention_backward", "cpu")
+@torch.autocast("cpu", enabled=False)
+def _backward_on_cpu(grad_out, grad_lse, query, key, value, out, lse, *features):
+    spec, extras = _described(query, features)
+    return blockwise.backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
+
+
+@torch.library.impl("flashlab::attention_mask_gradient", "cpu")
+@torch.autocast("cpu", enabled=False)
+def _mask_gradient_on_cpu(grad_out, query, key, value, lse, delta, *features):
+    return blockwise.mask_gradient(grad_out, query, key, value, lse, delta, *_described(query, features))
+
+
+@torch.library.impl("flashlab::attention_forward", "cuda")
+def _forward_on_cuda(query, key, value, *features):
     _require_triton()
     from flashlab.kernels.forward import forward
 
     with torch.cuda.device_of(query):
-        return forward(query, key, value, Spec(scale, is_causal))
+        return forward(query, key, value, *_described(query, features))
 
 
-@attention_backward.register_kernel("cuda")
-def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, scale, is_causal):
+@torch.library.impl("flashlab::attention_backward", "cuda")
+def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, *features):
     from flashlab.kernels.backward import backward
 
+    spec, extras = _described(query, features)
     with torch.cuda.device_of(query):
-        return backward(grad_out, query, key, value, out, lse, Spec(scale, is_causal), grad_lse)
+        return backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
 
 
-@attention_forward.register_fake
-def _forward_shapes(query, key, value, scale, is_causal):
-    lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=lse_dtype)
+@torch.library.impl("flashlab::attention_mask_gradient", "cuda")
+def _mask_gradient_on_cuda(grad_out, query, key, value, lse, delta, *features):
+    from flashlab.kernels.mask_gradient import mask_gradient
+
+    with torch.cuda.device_of(query):
+        return mask_gradient(grad_out, query, key, value, lse, delta, *_described(query, features))
 
 
-@attention_backward.register_fake
-def _backward_shapes(grad_out, grad_lse, query, key, value, out, lse, scale, is_causal):
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+@torch.library.register_fake("flashlab::attention_forward")
+def _forward_shapes(query, key, value, *features):
+    return empty_out(query, value), query.new_empty(query.shape[:3], dtype=accumulation_dtype(query))
 
 
-def _save_for_backward(ctx, inputs, output):
-    query, key, value, ctx.scale, ctx.is_causal = inputs
-    ctx.save_for_backward(query, key, value, *output)
-    ctx.set_materialize_grads(False)  # most callers drop lse: its gradient stays None instead of a tensor of zeros
+@torch.library.register_fake("flashlab::attention_backward")
+def _backward_shapes(grad_out, grad_lse, query, key, value, out, lse, *features):
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), torch.empty_like(lse)
 
 
-def _backward(ctx, grad_out, grad_lse):
-    query, key, value, out, lse = ctx.saved_tensors
-    if grad_out is None:
-        grad_out = torch.zeros_like(out)
-    grads = attention_backward(grad_out, grad_lse, query, key, value, out, lse, ctx.scale, ctx.is_causal)
-    return *grads, None, None
+@torch.library.register_fake("flashlab::attention_mask_gradient")
+def _mask_gradient_shape(grad_out, query, key, value, lse, delta, *features):
+    mask = features[0]
+    return mask.new_empty(mask.shape)
 
 
-attention_forward.register_autograd(_backward, setup_context=_save_for_backward)
+class Attention(torch.autograd.Function):
+    """(out, lse); differentiable in query, key, value, attn_mask and sinks. Forward-mode derivatives raise."""
+
+    @staticmethod
+    def forward(query, key, value, *features):
+        return attention_forward(query, key, value, *features)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        tensors = 3 + len(Extras._fields)
+        ctx.save_for_backward(*inputs[:tensors], *output)
+        ctx.numbers = inputs[tensors:]
+        ctx.set_materialize_grads(False)  # most callers drop lse: its gradient stays None instead of a tensor of zeros
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_lse):
+        query, key, value, *extras, out, lse = ctx.saved_tensors
+        if grad_out is None:
+            grad_out = torch.zeros_like(out)
+        wanted = ctx.needs_input_grad
+        mask_wanted, sinks_wanted = wanted[3], wanted[3 + Extras._fields.index("sinks")]
+        arguments = (mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *extras, *ctx.numbers)
+        # A compiled backward pass cannot be differentiated again, and the compiler wants no function inside of a function.
+        first_order = torch.compiler.is_compiling()
+        grads = AttentionBackward.forward(*arguments) if first_order else AttentionBackward.apply(*arguments)
+        grad_query, grad_key, grad_value, grad_mask, grad_sinks = grads
+        by_name = {"attn_mask": grad_mask, "sinks": grad_sinks}
+        return grad_query, grad_key, grad_value, *(by_name.get(name) for name in Extras._fields), *(None,) * len(ctx.numbers)
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _one_by_one(Attention, info, in_dims, arguments)
+
+
+class AttentionBackward(torch.autograd.Function):
+    """The gradients of `Attention`, themselves differentiable."""
+
+    @staticmethod
+    def forward(mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *features):
+        extras = Extras(*features[: len(Extras._fields)])
+        grads = attention_backward(grad_out, grad_lse, query, key, value, out, lse, *features)
+        *grads, delta = grads
+        grad_mask = attention_mask_gradient(grad_out, query, key, value, lse, delta, *features) if mask_wanted else None
+        grad_sinks = _sinks_gradient(extras.sinks, lse, delta) if sinks_wanted else None
+        return *grads, grad_mask, grad_sinks
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, _, grad_out, grad_lse, query, key, value, _, _, *features = inputs
+        count = len(Extras._fields)
+        ctx.save_for_backward(grad_out, grad_lse, query, key, value, *features[:count])
+        ctx.numbers = features[count:]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, *grads_of_grads):
+        grad_out, grad_lse, query, key, value, *extras = ctx.saved_tensors
+        spec, extras = _described(query, (*extras, *ctx.numbers))
+        with torch.autocast(query.device.type, enabled=False):
+            *grads, grad_mask, grad_sinks = second_order.backward_of_backward(
+                grads_of_grads, grad_out, grad_lse, query, key, value, spec, extras
+            )
+        by_name = {"attn_mask": grad_mask, "sinks": grad_sinks}
+        # out and lse were functions of query, key and value: what they would receive is in those gradients already.
+        return None, None, *grads, None, None, *(by_name.get(name) for name in Extras._fields), *(None,) * len(ctx.numbers)
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _one_by_one(AttentionBackward, info, in_dims, arguments)
+
+
+def _one_by_one(function, info, in_dims, arguments):
+    """The rule for torch.func.vmap: each slice as a call of its own, so every feature means what it means without vmap."""
+
+    def slice_of(argument, dim, number):
+        return argument.select(dim, number) if dim is not None else argument
+
+    calls = [
+        function.apply(*(slice_of(argument, dim, number) for argument, dim in zip(arguments, in_dims, strict=True)))
+        for number in range(info.batch_size)
+    ]
+    stacked = tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*calls, strict=True))
+    return stacked, tuple(None if x is None else 0 for x in stacked)
+
+
+def _sinks_gradient(sinks, lse, delta):
+    """A sink is a key whose value is 0: its gradient is −Σ p · delta over the rows of its head."""
+    share = torch.exp(sinks.to(lse.dtype)[:, None] - lse).masked_fill(lse == -torch.inf, 0.0)  # (B, Hq, Sq)
+    return -(share * delta).sum((0, 2)).to(sinks.dtype)
 
 
 def _require_triton():

@@ -9,206 +9,233 @@ import triton
 import triton.language as tl
 
 from flashlab.kernels import configs
-from flashlab.kernels.tile import LOG2_E, head_pointer, keys_of_rows, load_lse, load_tile, rows_of_keys, store_tile, visible
-from flashlab.spec import Spec
+from flashlab.kernels.launch import Problem, launch
+from flashlab.kernels.shaping import Place, capped_scores, dropped, head_seed, shape_scores, through_softcap
+from flashlab.kernels.tile import head_pointer, load_lse, load_row, load_tile, store_tile, view
+from flashlab.kernels.walk import owned_tile, position, sequence, walk_of_keys, walk_of_rows
+from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 
 @triton.jit
 def delta_kernel(
-    Out, GradOut, GradLse, Delta, out_strides, grad_out_strides, shape,
-    HAS_GRAD_LSE: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    Out, GradOut, GradLse, Delta, shape,
+    VALUE_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """delta = rowsum(dO ∘ O), minus the gradient that reaches lse."""
-    heads, seqlen_q, _ = shape
-    tiles = tl.cdiv(seqlen_q, BLOCK_M)
+    tiles = tl.cdiv(shape.seqlen_q, BLOCK_M)
     program = tl.program_id(0)
-    batch, head, start_m = program // tiles // heads, program // tiles % heads, program % tiles * BLOCK_M
-    Out = head_pointer(Out, out_strides, batch, head)
-    GradOut = head_pointer(GradOut, grad_out_strides, batch, head)
-    out = load_tile(Out, out_strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
-    do = load_tile(GradOut, grad_out_strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
+    batch, head, start_m = program // tiles // shape.heads, program // tiles % shape.heads, program % tiles * BLOCK_M
+    Out_head, GradOut_head = head_pointer(Out, batch, head, 0), head_pointer(GradOut, batch, head, 0)
+    out = load_tile(Out_head, Out.strides, start_m, shape.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
+    do = load_tile(GradOut_head, GradOut.strides, start_m, shape.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
     delta = tl.sum(out.to(tl.float32) * do.to(tl.float32), axis=1)  # [BLOCK_M]
 
     rows = start_m + tl.arange(0, BLOCK_M)
-    first = (batch * heads + head).to(tl.int64) * seqlen_q
-    if HAS_GRAD_LSE:
-        delta -= tl.load(GradLse + first + rows, mask=rows < seqlen_q, other=0.0)
-    tl.store(Delta + first + rows, delta, mask=rows < seqlen_q)
+    if GradLse is not None:
+        delta -= tl.load(head_pointer(GradLse, batch, head, 0) + rows * GradLse.strides[2], mask=rows < shape.seqlen_q, other=0.0)
+    tl.store(head_pointer(Delta, batch, head, 0) + rows, delta, mask=rows < shape.seqlen_q)
 
 
 @triton.jit
 def accumulate_dkdv(
-    dk, dv, k, v, Q, GradOut, Lse, Delta, q_strides, grad_out_strides, start_n, begin, end, seqlen_q, scale,
-    MASKED: tl.constexpr, IS_CAUSAL: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+    dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, q_strides, grad_out_strides, start_n, begin, end, blocks, at, features,
+    scale, keep_scale, MASKED: tl.constexpr,
+    HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add what the query rows begin … end give to one tile of keys. Scores are transposed: keys down, queries across."""
-    for start_m in tl.range(begin, end, BLOCK_M):
-        q = load_tile(Q, q_strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)  # [BLOCK_M, BLOCK_D]
-        lse = load_lse(Lse, start_m, seqlen_q, BLOCK_M)  # [BLOCK_M]
-        scores = tl.dot(k, q.T, input_precision=PRECISION) * scale  # [BLOCK_N, BLOCK_M]
-        p = tl.exp2((scores - lse[None, :]) * LOG2_E)  # [BLOCK_N, BLOCK_M]
-        if MASKED and IS_CAUSAL:
-            i = start_m + tl.arange(0, BLOCK_M)[None, :]
-            j = start_n + tl.arange(0, BLOCK_N)[:, None]
-            p = tl.where(j <= i, p, 0.0)
-        do = load_tile(GradOut, grad_out_strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)  # [BLOCK_M, BLOCK_D]
-        dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
-        rows = start_m + tl.arange(0, BLOCK_M)
-        delta = tl.load(Delta + rows, mask=rows < seqlen_q, other=0.0)  # [BLOCK_M]
+    """Add what the query rows begin … end of the walk give to one tile of keys. Scores are transposed: keys down, queries across."""
+    for place in tl.range(begin, end, BLOCK_M):
+        start_m = position(blocks, place, start_n, at, BLOCK_M)
+        i = start_m + tl.arange(0, BLOCK_M)[None, :]
+        j = start_n + tl.arange(0, BLOCK_N)[:, None]
+        q = load_tile(Q_head, q_strides, start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)  # [BLOCK_M, BLOCK_D]
+        lse = load_lse(Lse_head, start_m, at.seqlen_q, BLOCK_M, MASKED)  # [BLOCK_M]
+        capped = capped_scores(tl.dot(k, q.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_N, BLOCK_M]
+        scores = shape_scores(capped, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
+        p = tl.exp2(scores - lse[None, :])  # [BLOCK_N, BLOCK_M]
+        do = load_tile(GradOut_head, grad_out_strides, start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, MASKED)  # [BLOCK_M, BLOCK_V]
+        dv = tl.dot(dropped(p, i, j, at, features).to(do.dtype), do, dv, input_precision=PRECISION)  # [BLOCK_N, BLOCK_V]
+        delta = load_row(Delta_head, start_m, at.seqlen_q, 0.0, BLOCK_M, MASKED)  # [BLOCK_M]
         dp = tl.dot(v, do.T, input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
-        ds = p * (dp - delta[None, :])  # [BLOCK_N, BLOCK_M]
+        if features.seed is not None:
+            dp = dropped(dp, i, j, at, features) * keep_scale
+        ds = through_softcap(p, capped, features) * (dp - delta[None, :])  # [BLOCK_N, BLOCK_M]
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
     return dk, dv
 
 
 @triton.jit
 def dkdv_kernel(
-    Q, K, V, GradOut, Lse, Delta, GradK, GradV,
-    q_strides, k_strides, v_strides, grad_out_strides, grad_k_strides, grad_v_strides, shape, scale,
-    IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+    Q, K, V, GradOut, Lse, Delta, GradK, GradV, shape, band, packing, blocks, features, scale, keep_scale,
+    BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program owns BLOCK_N keys of one head and walks over every query row that sees them, of every head in the group."""
-    heads, seqlen_q, seqlen_k = shape
-    heads_kv = heads // GROUP
-    tiles = tl.cdiv(seqlen_k, BLOCK_N)
-    program = tl.program_id(0)
-    start_n = program % tiles * BLOCK_N  # the first keys first: under a causal mask the most rows see them
-    batch, head_kv = program // tiles // heads_kv, program // tiles % heads_kv
+    program = tl.program_id(0)  # the first keys first: under a causal mask the most rows see them
+    heads_kv = shape.heads // GROUP
+    batch, head_kv, start_n = owned_tile(program, packing.starts_k, packing.sequences, heads_kv, shape.seqlen_k, BLOCK_N, SEQUENCES)
+    first_q, seqlen_q = sequence(packing.starts_q, batch, shape.seqlen_q)
+    first_k, seqlen_k = sequence(packing.starts_k, batch, shape.seqlen_k)
+    if packing.starts_k is not None:
+        if start_n >= seqlen_k:
+            return
+    diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
 
-    K = head_pointer(K, k_strides, batch, head_kv)
-    V = head_pointer(V, v_strides, batch, head_kv)
-    k = load_tile(K, k_strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, True)  # [BLOCK_N, BLOCK_D]
-    v = load_tile(V, v_strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, True)  # [BLOCK_N, BLOCK_D]
+    k = load_tile(
+        head_pointer(K, batch, head_kv, first_k), K.strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, True
+    )  # [BLOCK_N, BLOCK_D]
+    v = load_tile(
+        head_pointer(V, batch, head_kv, first_k), V.strides, start_n, seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, True
+    )  # [BLOCK_N, BLOCK_V]
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-
-    begin, full_begin, full_end = rows_of_keys(start_n, seqlen_q, IS_CAUSAL, BLOCK_M, BLOCK_N)
+    dv = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
     for member in range(GROUP):
         head = head_kv * GROUP + member
-        Q_head = head_pointer(Q, q_strides, batch, head)
-        GradOut_head = head_pointer(GradOut, grad_out_strides, batch, head)
-        first = (batch * heads + head).to(tl.int64) * seqlen_q
-        if IS_CAUSAL:
+        at = Place(
+            batch, head, shape.heads, seqlen_q, seqlen_k, first_q, first_k, band, diagonal, head_seed(features, batch, head, shape.heads)
+        )
+        Q_head, GradOut_head = head_pointer(Q, batch, head, first_q), head_pointer(GradOut, batch, head, first_q)
+        Lse_head, Delta_head = head_pointer(Lse, batch, head, first_q), head_pointer(Delta, batch, head, first_q)
+        begin, full_begin, full_end, end = walk_of_keys(blocks, start_n, at, MASK_MOD, BLOCK_M, BLOCK_N)
+        if band.right is not None or MASK_MOD is not None:
             dk, dv = accumulate_dkdv(
-                dk, dv, k, v, Q_head, GradOut_head, Lse + first, Delta + first, q_strides, grad_out_strides,
-                start_n, begin, full_begin, seqlen_q, scale,
-                True, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
+                dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, Q.strides, GradOut.strides,
+                start_n, begin, full_begin, blocks, at, features, scale, keep_scale, True,
+                HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
             )  # fmt: skip
         dk, dv = accumulate_dkdv(
-            dk, dv, k, v, Q_head, GradOut_head, Lse + first, Delta + first, q_strides, grad_out_strides,
-            start_n, full_begin, full_end, seqlen_q, scale,
-            False, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
+            dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, Q.strides, GradOut.strides,
+            start_n, full_begin, full_end, blocks, at, features, scale, keep_scale, False,
+            HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
         )  # fmt: skip
-        dk, dv = accumulate_dkdv(
-            dk, dv, k, v, Q_head, GradOut_head, Lse + first, Delta + first, q_strides, grad_out_strides,
-            start_n, full_end, seqlen_q, seqlen_q, scale,
-            True, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
-        )  # fmt: skip
+        if MASK_MOD is None:  # the left edge of a window, or where the rows end
+            dk, dv = accumulate_dkdv(
+                dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, Q.strides, GradOut.strides,
+                start_n, full_end, end, blocks, at, features, scale, keep_scale, True,
+                HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
+            )  # fmt: skip
 
-    GradK = head_pointer(GradK, grad_k_strides, batch, head_kv)
-    GradV = head_pointer(GradV, grad_v_strides, batch, head_kv)
-    store_tile(GradK, grad_k_strides, start_n, seqlen_k, dk * scale, HEAD_DIM, BLOCK_N, BLOCK_D)
-    store_tile(GradV, grad_v_strides, start_n, seqlen_k, dv, HEAD_DIM, BLOCK_N, BLOCK_D)
+    GradK_head, GradV_head = head_pointer(GradK, batch, head_kv, first_k), head_pointer(GradV, batch, head_kv, first_k)
+    store_tile(GradK_head, GradK.strides, start_n, seqlen_k, dk * scale, HEAD_DIM, BLOCK_N, BLOCK_D)
+    store_tile(GradV_head, GradV.strides, start_n, seqlen_k, dv * keep_scale, VALUE_DIM, BLOCK_N, BLOCK_V)
+
+
+@triton.jit
+def score_gradient(
+    q, do, lse, delta, k, v, i, j, at, features, scale, keep_scale, MASKED: tl.constexpr, SHAPED: tl.constexpr,
+    MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a tile's scores, queries down and keys across: of q · k, or with SHAPED of what the softmax saw."""
+    capped = capped_scores(tl.dot(q, k.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_M, BLOCK_N]
+    scores = shape_scores(capped, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
+    p = tl.exp2(scores - lse[:, None])  # [BLOCK_M, BLOCK_N]
+    if not SHAPED:
+        p = through_softcap(p, capped, features)
+    dp = tl.dot(do, v.T, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+    if features.seed is not None:
+        dp = dropped(dp, i, j, at, features) * keep_scale
+    return p * (dp - delta[:, None])
 
 
 @triton.jit
 def accumulate_dq(
-    dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, begin, end, seqlen_k, scale,
-    MASKED: tl.constexpr, IS_CAUSAL: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+    dq, q, do, lse, delta, K_head, V_head, k_strides, v_strides, start_m, begin, end, blocks, at, features,
+    scale, keep_scale, MASKED: tl.constexpr,
+    HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add what the keys begin … end give to one tile of query rows."""
-    for start_n in tl.range(begin, end, BLOCK_N):
-        k = load_tile(K, k_strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
-        v = load_tile(V, v_strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
-        scores = tl.dot(q, k.T, input_precision=PRECISION) * scale  # [BLOCK_M, BLOCK_N]
-        p = tl.exp2((scores - lse[:, None]) * LOG2_E)  # [BLOCK_M, BLOCK_N]
-        if MASKED:
-            i = start_m + tl.arange(0, BLOCK_M)[:, None]
-            j = start_n + tl.arange(0, BLOCK_N)[None, :]
-            p = tl.where(visible(i, j, seqlen_k, IS_CAUSAL), p, 0.0)
-        dp = tl.dot(do, v.T, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
-        ds = p * (dp - delta[:, None])  # [BLOCK_M, BLOCK_N]
+    """Add what the keys begin … end of the walk give to one tile of query rows."""
+    for place in tl.range(begin, end, BLOCK_N):
+        start_n = position(blocks, place, start_m, at, BLOCK_N)
+        i = start_m + tl.arange(0, BLOCK_M)[:, None]
+        j = start_n + tl.arange(0, BLOCK_N)[None, :]
+        k = load_tile(K_head, k_strides, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
+        v = load_tile(V_head, v_strides, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
+        ds = score_gradient(
+            q, do, lse, delta, k, v, i, j, at, features, scale, keep_scale, MASKED, False, MASK_MOD, BIAS_MOD, FAST_TANH, PRECISION
+        )  # [BLOCK_M, BLOCK_N]
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)  # [BLOCK_M, BLOCK_D]
     return dq
 
 
 @triton.jit
 def dq_kernel(
-    Q, K, V, GradOut, Lse, Delta, GradQ,
-    q_strides, k_strides, v_strides, grad_out_strides, grad_q_strides, shape, scale,
-    IS_CAUSAL: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+    Q, K, V, GradOut, Lse, Delta, GradQ, shape, band, packing, blocks, features, scale, keep_scale,
+    BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program owns BLOCK_M query rows of one head and walks over the keys they see, as the forward kernel does."""
-    heads, seqlen_q, seqlen_k = shape
-    tiles = tl.cdiv(seqlen_q, BLOCK_M)
-    program = tl.program_id(0)
-    tile = tiles - 1 - program % tiles  # the last rows first: under a causal mask they see the most keys
-    batch, head = program // tiles // heads, program // tiles % heads
-    start_m = tile * BLOCK_M
+    program = tl.num_programs(0) - 1 - tl.program_id(0)  # the last rows first: under a causal mask they see the most keys
+    batch, head, start_m = owned_tile(program, packing.starts_q, packing.sequences, shape.heads, shape.seqlen_q, BLOCK_M, SEQUENCES)
+    first_q, seqlen_q = sequence(packing.starts_q, batch, shape.seqlen_q)
+    first_k, seqlen_k = sequence(packing.starts_k, batch, shape.seqlen_k)
+    if packing.starts_q is not None:
+        if start_m >= seqlen_q:
+            return
+    diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
+    at = Place(
+        batch, head, shape.heads, seqlen_q, seqlen_k, first_q, first_k, band, diagonal, head_seed(features, batch, head, shape.heads)
+    )
 
-    Q = head_pointer(Q, q_strides, batch, head)
-    K = head_pointer(K, k_strides, batch, head // GROUP)
-    V = head_pointer(V, v_strides, batch, head // GROUP)
-    GradOut = head_pointer(GradOut, grad_out_strides, batch, head)
-    q = load_tile(Q, q_strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
-    do = load_tile(GradOut, grad_out_strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
-    first = (batch * heads + head).to(tl.int64) * seqlen_q
-    lse = load_lse(Lse + first, start_m, seqlen_q, BLOCK_M)  # [BLOCK_M]
-    rows = start_m + tl.arange(0, BLOCK_M)
-    delta = tl.load(Delta + first + rows, mask=rows < seqlen_q, other=0.0)  # [BLOCK_M]
+    K_head = head_pointer(K, batch, head // GROUP, first_k)
+    V_head = head_pointer(V, batch, head // GROUP, first_k)
+    GradOut_head = head_pointer(GradOut, batch, head, first_q)
+    q = load_tile(
+        head_pointer(Q, batch, head, first_q), Q.strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True
+    )  # [BLOCK_M, BLOCK_D]
+    do = load_tile(GradOut_head, GradOut.strides, start_m, seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
+    lse = load_lse(head_pointer(Lse, batch, head, first_q), start_m, seqlen_q, BLOCK_M, True)  # [BLOCK_M]
+    delta = load_row(head_pointer(Delta, batch, head, first_q), start_m, seqlen_q, 0.0, BLOCK_M, True)  # [BLOCK_M]
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
-    full_end, end = keys_of_rows(start_m, seqlen_k, IS_CAUSAL, BLOCK_M, BLOCK_N)
+    begin, full_begin, full_end, end = walk_of_rows(blocks, start_m, at, MASK_MOD, BLOCK_M, BLOCK_N)
+    if band.left is not None or MASK_MOD is not None:
+        dq = accumulate_dq(
+            dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, begin, full_begin, blocks, at, features,
+            scale, keep_scale, True,
+            HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
+        )  # fmt: skip
     dq = accumulate_dq(
-        dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, 0, full_end, seqlen_k, scale,
-        False, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
+        dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, full_begin, full_end, blocks, at, features,
+        scale, keep_scale, False,
+        HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
     )  # fmt: skip
-    dq = accumulate_dq(
-        dq, q, do, lse, delta, K, V, k_strides, v_strides, start_m, full_end, end, seqlen_k, scale,
-        True, IS_CAUSAL, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION,
-    )  # fmt: skip
-    GradQ = head_pointer(GradQ, grad_q_strides, batch, head)
-    store_tile(GradQ, grad_q_strides, start_m, seqlen_q, dq * scale, HEAD_DIM, BLOCK_M, BLOCK_D)
+    if MASK_MOD is None:
+        dq = accumulate_dq(
+            dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, full_end, end, blocks, at, features,
+            scale, keep_scale, True,
+            HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
+        )  # fmt: skip
+    store_tile(head_pointer(GradQ, batch, head, first_q), GradQ.strides, start_m, seqlen_q, dq * scale, HEAD_DIM, BLOCK_M, BLOCK_D)
 
 
-def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None):
-    """Gradients (grad_query, grad_key, grad_value) for grad_out (B, Hq, Sq, D) and grad_lse (B, Hq, Sq), bitwise the same every run."""
-    batch, heads, seqlen_q, head_dim = query.shape
-    heads_kv, seqlen_k = key.shape[1:3]
+def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, extras: Extras = NO_EXTRAS):
+    """(grad_query, grad_key, grad_value, delta) for grad_out (B, Hq, Sq, Dv) and grad_lse (B, Hq, Sq), bitwise the same every run."""
     grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
     delta = torch.empty_like(lse)
-    shape = (heads, seqlen_q, seqlen_k)
-    common = dict(IS_CAUSAL=spec.is_causal, GROUP=heads // heads_kv, HEAD_DIM=head_dim, PRECISION=configs.dot_precision())
+    p = Problem.of(query, key, value, spec, extras)
 
-    config = configs.choose("delta", query)
-    programs = triton.cdiv(seqlen_q, config.BLOCK_M) * batch * heads
-    if programs:
-        grad_lse = grad_lse.contiguous() if grad_lse is not None else None
-        delta_kernel[(programs,)](
-            out, grad_out, grad_lse, delta, out.stride(), grad_out.stride(), shape,
-            HAS_GRAD_LSE=grad_lse is not None, HEAD_DIM=head_dim,
-            BLOCK_M=config.BLOCK_M, BLOCK_D=configs.block_d(head_dim), num_warps=config.num_warps,
-        )  # fmt: skip
+    config = configs.choose("delta", query, value, spec, extras)
+    launch(
+        delta_kernel, triton.cdiv(query.shape[2], config.BLOCK_M) * query.shape[0] * query.shape[1],
+        view(out), view(grad_out), view(grad_lse), view(delta), p.shape,
+        VALUE_DIM=value.shape[-1], BLOCK_M=config.BLOCK_M, BLOCK_V=configs.block_d(value.shape[-1]), num_warps=config.num_warps,
+    )  # fmt: skip
 
-    config = configs.choose("dkdv", query)
-    programs = triton.cdiv(seqlen_k, config.BLOCK_N) * batch * heads_kv
-    if programs:
-        dkdv_kernel[(programs,)](
-            query, key, value, grad_out, lse, delta, grad_key, grad_value,
-            query.stride(), key.stride(), value.stride(), grad_out.stride(), grad_key.stride(), grad_value.stride(),
-            shape, spec.scale, **common, **config.launch_arguments(head_dim),
-        )  # fmt: skip
-
-    config = configs.choose("dq", query)
-    programs = triton.cdiv(seqlen_q, config.BLOCK_M) * batch * heads
-    if programs:
-        dq_kernel[(programs,)](
-            query, key, value, grad_out, lse, delta, grad_query,
-            query.stride(), key.stride(), value.stride(), grad_out.stride(), grad_query.stride(),
-            shape, spec.scale, **common, **config.launch_arguments(head_dim),
-        )  # fmt: skip
-    return grad_query, grad_key, grad_value
+    inputs = [p.view(x) for x in (query, key, value, grad_out, lse, delta)]
+    numbers = (spec.scale, 1 / (1 - spec.dropout_p))
+    config = configs.choose("dkdv", query, value, spec, extras)
+    launch(
+        dkdv_kernel, p.key_tiles(config) * p.heads_kv,
+        *inputs, p.view(grad_key), p.view(grad_value), p.shape, p.band, p.packing, p.key_blocks, p.features, *numbers,
+        **p.constants, **config.launch_arguments(query, value),
+    )  # fmt: skip
+    config = configs.choose("dq", query, value, spec, extras)
+    launch(
+        dq_kernel, p.row_tiles(config) * p.shape.heads,
+        *inputs, p.view(grad_query), p.shape, p.band, p.packing, p.row_blocks, p.features, *numbers,
+        **p.constants, **config.launch_arguments(query, value),
+    )  # fmt: skip
+    return grad_query, grad_key, grad_value, delta

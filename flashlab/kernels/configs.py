@@ -19,22 +19,32 @@ class Config:
     num_warps: int
     num_stages: int
 
-    def launch_arguments(self, head_dim):
+    def launch_arguments(self, query, value):
         return dict(
-            BLOCK_M=self.BLOCK_M, BLOCK_N=self.BLOCK_N, BLOCK_D=block_d(head_dim), num_warps=self.num_warps, num_stages=self.num_stages
-        )
+            HEAD_DIM=query.shape[-1], VALUE_DIM=value.shape[-1], PRECISION=dot_precision(),
+            BLOCK_M=self.BLOCK_M, BLOCK_N=self.BLOCK_N, BLOCK_D=block_d(query.shape[-1]), BLOCK_V=block_d(value.shape[-1]),
+            num_warps=self.num_warps, num_stages=self.num_stages,
+        )  # fmt: skip
 
+
+INTERPRETER = (0, 0)
 
 DELTA = Config(BLOCK_M=64, BLOCK_N=0, num_warps=4, num_stages=1)
 
 # Hopper data centre (227 KiB of shared memory): measured on an H200.
 HOPPER = {
     ("forward", 64): Config(128, 64, num_warps=4, num_stages=3),
-    ("forward", 128): Config(128, 128, num_warps=8, num_stages=2),
-    ("dkdv", 64): Config(64, 64, num_warps=4, num_stages=2),
-    ("dkdv", 128): Config(64, 64, num_warps=4, num_stages=2),
+    ("forward", 128): Config(128, 128, num_warps=8, num_stages=3),
+    ("forward", 256): Config(128, 32, num_warps=8, num_stages=3),
+    ("dkdv", 64): Config(128, 64, num_warps=4, num_stages=2),
+    ("dkdv", 128): Config(64, 128, num_warps=8, num_stages=3),
+    ("dkdv", 256): Config(64, 64, num_warps=8, num_stages=2),
     ("dq", 64): Config(64, 64, num_warps=4, num_stages=3),
-    ("dq", 128): Config(128, 128, num_warps=8, num_stages=2),
+    ("dq", 128): Config(128, 64, num_warps=8, num_stages=3),
+    ("dq", 256): Config(128, 32, num_warps=8, num_stages=2),
+    ("mask_gradient", 64): Config(64, 64, num_warps=4, num_stages=2),
+    ("mask_gradient", 128): Config(64, 64, num_warps=4, num_stages=1),
+    ("mask_gradient", 256): Config(64, 32, num_warps=4, num_stages=1),
 }
 
 # Every other GPU with tensor cores: sized to the 99 KiB of consumer Ampere and Ada, which A100 and Blackwell exceed.
@@ -45,6 +55,12 @@ PORTABLE = {
     ("dkdv", 128): Config(32, 64, num_warps=4, num_stages=1),
     ("dq", 64): Config(64, 64, num_warps=4, num_stages=1),
     ("dq", 128): Config(64, 32, num_warps=4, num_stages=1),
+    ("forward", 256): Config(64, 32, num_warps=8, num_stages=1),
+    ("dkdv", 256): Config(32, 32, num_warps=4, num_stages=1),
+    ("dq", 256): Config(32, 32, num_warps=4, num_stages=1),
+    ("mask_gradient", 64): Config(64, 64, num_warps=4, num_stages=1),
+    ("mask_gradient", 128): Config(64, 32, num_warps=4, num_stages=1),
+    ("mask_gradient", 256): Config(32, 32, num_warps=4, num_stages=1),
 }
 
 # float32 with IEEE dots runs on the ordinary cores, and its tiles are twice as large: small ones everywhere.
@@ -55,32 +71,46 @@ FLOAT32 = {
     ("dkdv", 128): Config(32, 32, num_warps=4, num_stages=1),
     ("dq", 64): Config(32, 32, num_warps=4, num_stages=1),
     ("dq", 128): Config(32, 32, num_warps=4, num_stages=1),
+    ("forward", 256): Config(16, 16, num_warps=4, num_stages=1),
+    ("dkdv", 256): Config(16, 16, num_warps=4, num_stages=1),
+    ("dq", 256): Config(16, 16, num_warps=4, num_stages=1),
+    ("mask_gradient", 64): Config(32, 32, num_warps=4, num_stages=1),
+    ("mask_gradient", 128): Config(32, 32, num_warps=4, num_stages=1),
+    ("mask_gradient", 256): Config(16, 16, num_warps=4, num_stages=1),
 }
 
-# Turing (T4) has 64 KiB, and Triton multiplies there without tensor cores: what would not fit becomes smaller.
-TURING = {**PORTABLE, ("dkdv", 128): Config(32, 32, num_warps=4, num_stages=1), ("dq", 128): Config(32, 32, num_warps=4, num_stages=1)}
-TURING_FLOAT32 = {**FLOAT32, ("dkdv", 128): Config(16, 32, num_warps=4, num_stages=1)}
+# Turing (T4) has 64 KiB, and Triton multiplies there without tensor cores, on ordinary registers: small tiles.
+TURING = {
+    (kernel, head_dim): Config(BLOCK, BLOCK, num_warps=warps, num_stages=1)
+    for kernel in ("forward", "dkdv", "dq", "mask_gradient")
+    for head_dim, BLOCK, warps in ((64, 32, 8), (128, 32, 8), (256, 16, 8))
+}
+TURING_FLOAT32 = {key: Config(16, 16, num_warps=4, num_stages=1) for key in TURING}
+
+# AMD's MI300 has 64 KiB as well, and matrix cores. Compiled, never run.
+AMD = {**PORTABLE, ("forward", 256): Config(32, 32, num_warps=4, num_stages=1)}
 
 
-def choose(kernel, query):
-    """The Config of `kernel` ("forward", "delta", "dkdv" or "dq") for a query of this device, dtype and head dim."""
-    capability = _capability(query.device.index) if query.is_cuda else (0, 0)
-    return lookup(kernel, capability, query.dtype, query.shape[-1])
+def choose(kernel, query, value, spec, extras):
+    """The Config of `kernel` ("forward", "delta", "dkdv", "dq" or "mask_gradient") for a call of this device, dtype and head dims."""
+    return lookup(kernel, target_of(query), query.dtype, max(query.shape[-1], value.shape[-1]), extras.attn_mask is not None)
 
 
-def lookup(kernel, capability, dtype, head_dim):
-    """The Config for a compute capability (major, minor); (0, 0) stands for Triton's interpreter."""
+def lookup(kernel, target, dtype, head_dim, has_mask=False):
+    """The Config for a target: a compute capability (major, minor), AMD's "gfx942", or INTERPRETER."""
     if kernel == "delta":
         return DELTA
-    if capability[0] == 7:
+    if target == "gfx942":
+        table = FLOAT32 if dtype == torch.float32 else AMD
+    elif target[0] == 7:
         table = TURING_FLOAT32 if dtype == torch.float32 else TURING
     elif dtype == torch.float32:
         table = FLOAT32
-    elif capability[0] == 9:
+    elif target[0] == 9:
         table = HOPPER
     else:
         table = PORTABLE
-    return table[kernel, 64 if head_dim <= 64 else 128]
+    return table[kernel, next(size for size in (64, 128, 256) if head_dim <= size)]
 
 
 def block_d(head_dim):
@@ -93,6 +123,16 @@ def dot_precision():
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
+def target_of(query):
+    """What a call will be compiled for: a compute capability, AMD's architecture, or INTERPRETER."""
+    return _device(query.device.index) if query.is_cuda else INTERPRETER
+
+
+def has_fast_tanh(query):
+    """Whether the GPU's own approximate tanh may serve: its error, 2⁻¹¹, is less than the rounding of 16-bit inputs."""
+    return query.is_cuda and query.dtype != torch.float32 and torch.version.hip is None
+
+
 @lru_cache
-def _capability(device_index):
-    return torch.cuda.get_device_capability(device_index)
+def _device(index):
+    return "gfx942" if torch.version.hip else torch.cuda.get_device_capability(index)

@@ -1,7 +1,9 @@
 """Helpers that the kernels share. A tile is a block of rows that fits in SRAM.
 
-Strides travel as the tensor's own (batch, head, row, column) tuple, shapes as (heads, seqlen_q, seqlen_k).
+A tensor travels as a `View` with its own strides (batch, head, row, column). A field that is None costs nothing: the compiler never sees it.
 """
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -10,10 +12,39 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
+class View(NamedTuple):
+    """A tensor: where it begins, and its strides."""
+
+    pointer: Any
+    strides: Any
+
+
+class Shape(NamedTuple):
+    """Sizes that kernels need; lengths are of the padded or packed tensors."""
+
+    heads: Any
+    seqlen_q: Any
+    seqlen_k: Any
+
+
+class Packing(NamedTuple):
+    """Where packed sequences begin: cumulative lengths, and how many sequences there are."""
+
+    starts_q: Any
+    starts_k: Any
+    sequences: Any
+
+
+def view(x):
+    """A tensor as the kernels take it; None stays None."""
+    return None if x is None else View(x, x.stride())
+
+
 @triton.jit
-def head_pointer(tensor, strides, batch, head):
-    """Where one head of one batch element begins. In 64 bits: a tensor may have more than 2³¹ elements."""
-    return tensor + batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]
+def head_pointer(tensor, batch, head, first):
+    """Where row `first` of one head of one batch element lies. In 64 bits: a tensor may have more than 2³¹ elements."""
+    batch, head, first = tl.cast(batch, tl.int64), tl.cast(head, tl.int64), tl.cast(first, tl.int64)
+    return tensor.pointer + batch * tensor.strides[0] + head * tensor.strides[1] + first * tensor.strides[2]
 
 
 @triton.jit
@@ -50,34 +81,20 @@ def store_tile(head, strides, start, seqlen, tile, HEAD_DIM: tl.constexpr, ROWS:
 
 
 @triton.jit
-def visible(i, j, seqlen_k, IS_CAUSAL: tl.constexpr):
-    """True where query row i may see key j: `Spec.visible`, and the key exists."""
-    if IS_CAUSAL:
-        return (j <= i) & (j < seqlen_k)
+def load_row(row, start, seqlen, other, ROWS: tl.constexpr, RAGGED: tl.constexpr):
+    """One number for each row of a tile: [ROWS]. Rows past the end get `other`."""
+    rows = start + tl.arange(0, ROWS)
+    if RAGGED:
+        return tl.load(row + rows, mask=rows < seqlen, other=other)
     else:
-        return (i >= 0) & (j < seqlen_k)
+        return tl.load(row + rows)
 
 
 @triton.jit
-def keys_of_rows(start_m, seqlen_k, IS_CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(full_end, end): every row of the tile sees the keys before full_end; up to end, the diagonal or the ragged edge needs a mask."""
-    full_end = seqlen_k // BLOCK_N * BLOCK_N
-    end = seqlen_k
-    if IS_CAUSAL:
-        full_end = tl.minimum(full_end, (start_m + 1) // BLOCK_N * BLOCK_N)
-        end = tl.minimum(end, start_m + BLOCK_M)
-    return full_end, end
-
-
-@triton.jit
-def rows_of_keys(start_n, seqlen_q, IS_CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(begin, full_begin, full_end): the diagonal, whole tiles of rows that see every key of the tile, and from full_end a ragged edge."""
-    begin, full_begin = 0, 0
-    if IS_CAUSAL:
-        begin = start_n // BLOCK_M * BLOCK_M
-        full_begin = tl.minimum(tl.cdiv(start_n + BLOCK_N - 1, BLOCK_M), tl.cdiv(seqlen_q, BLOCK_M)) * BLOCK_M
-    full_end = tl.maximum(seqlen_q // BLOCK_M * BLOCK_M, full_begin)
-    return begin, full_begin, full_end
+def load_lse(lse, start, seqlen, ROWS: tl.constexpr, RAGGED: tl.constexpr):
+    """Logsumexp of some rows in base 2: [ROWS]. Rows past the end, and rows that saw no key, get +inf: exp2(s − inf) = 0."""
+    row_lse = load_row(lse, start, seqlen, float("inf"), ROWS, RAGGED)
+    return tl.where(row_lse == -float("inf"), float("inf"), row_lse * LOG2_E)
 
 
 @triton.jit
@@ -88,11 +105,3 @@ def online_softmax_step(scores, m, l, acc):
     p = tl.exp2(scores - pivot[:, None])  # [BLOCK_M, BLOCK_N]
     rescale = tl.exp2(m - pivot)  # [BLOCK_M]
     return p, m_new, l * rescale + tl.sum(p, axis=1), acc * rescale[:, None]
-
-
-@triton.jit
-def load_lse(lse, start, seqlen, ROWS: tl.constexpr):
-    """Logsumexp of some rows: [ROWS]. Rows past the end, and rows that saw no key, get +inf: exp(s − inf) = 0."""
-    rows = start + tl.arange(0, ROWS)
-    row_lse = tl.load(lse + rows, mask=rows < seqlen, other=float("inf"))
-    return tl.where(row_lse == -float("inf"), float("inf"), row_lse)

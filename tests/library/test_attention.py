@@ -6,28 +6,45 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flashlab import attention, ops, reference
+from flashlab import attention, block_mask, ops, reference
+from flashlab.attention import described
 from flashlab.bench.peak import peak_bytes
-from tests.protocol import CASES, Case, assert_as_good_as_plain, attention_and_gradients
-
-
-def attend(case):
-    return functools.partial(attention, is_causal=case.is_causal, enable_gqa=True)
+from tests.protocol import CASES, FEATURES, Case, assert_as_good_as_plain, attention_and_gradients, differentiable, documents
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_error_is_at_most_twice_that_of_plain_torch(case, dtype):
     tensors = case.tensors(dtype)
-    assert_as_good_as_plain(case, attention_and_gradients(attend(case), tensors), tensors)
+    assert_as_good_as_plain(case, attention_and_gradients(attention, tensors, case.options(dtype)), tensors)
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_gradients_by_finite_differences(is_causal):
-    query, key, value, _ = Case(5, 7, 3, heads=4, heads_kv=2).tensors(torch.float64)
-    leaves = [x.requires_grad_() for x in (query, key, value)]
-    both = functools.partial(attention, is_causal=is_causal, enable_gqa=True, return_lse=True)
-    assert torch.autograd.gradcheck(both, leaves)
+SMALL = [Case(5, 7, 3, is_causal, heads=4, heads_kv=2) for is_causal in (False, True)] + [
+    Case(5, 7, 3, heads=4, heads_kv=2, value_dim=2, features=features)
+    for features in (*((name,) for name in FEATURES), ("bias", "sinks", "softcap", "dropout"), ("bottom_right", "window", "alibi"))
+]
+
+
+def in_float64(case):
+    """attention of a small case as a function of its differentiable arguments, and those."""
+    leaves, options = differentiable(case.tensors(torch.float64), case.options(torch.float64))
+    leaves = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+
+    def attend(*tensors):
+        out, lse = attention(**dict(zip(leaves, tensors, strict=True)), **options, return_lse=True)
+        return out, lse.masked_fill(lse == -torch.inf, 0.0)  # a constant, whose gradient is 0
+
+    return attend, tuple(leaves.values())
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_gradients_by_finite_differences(case):
+    assert torch.autograd.gradcheck(*in_float64(case))
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_second_derivatives_by_finite_differences(case):
+    assert torch.autograd.gradgradcheck(*in_float64(case))
 
 
 def test_agrees_with_sdpa_where_names_coincide():
@@ -57,11 +74,11 @@ def test_scores_that_are_all_equal_or_beyond_ten_thousand(magnitude):
     tensors = case.tensors(torch.float32)
     query, key, value, _ = tensors
     results = attention_and_gradients(attention, tensors)
-    assert all(x.isfinite().all() for x in results)
+    assert all(x.isfinite().all() for x in results.values())
     largest = (query @ key.mT).abs().max().item() * case.spec.scale
     rounding = torch.finfo(torch.float32).eps * max(1.0, largest)  # a float32 score is known to this much
     truth = reference.attention(query, key, value, case.spec)[0]
-    torch.testing.assert_close(results[0].double(), truth, rtol=0, atol=4 * rounding * value.abs().max().item())
+    torch.testing.assert_close(results["out"].double(), truth, rtol=0, atol=4 * rounding * value.abs().max().item())
 
 
 def test_strided_inputs_give_the_same_bits():
@@ -79,10 +96,21 @@ def test_expanded_gradients_are_accepted():
     assert query.grad.isfinite().all()
 
 
-def test_backward_gives_the_same_bits_every_time():
-    tensors = Case(130, 140, 32, True, heads=4, heads_kv=2).tensors(torch.float32)
-    first, second = (attention_and_gradients(attend(Case(130, 140, 32, True)), tensors) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+def test_one_huge_score_takes_all():
+    query, key, value, grad_out = Case(30, 40, 8).tensors(torch.float32)
+    query, key = torch.ones_like(query), key / 100
+    key[:, :, 17] = 1e4
+    results = attention_and_gradients(attention, (query, key, value, grad_out))
+    torch.testing.assert_close(results["out"], value[:, :, 17:18].expand_as(results["out"]))
+    assert all(x.isfinite().all() for x in results.values())
+
+
+@pytest.mark.parametrize("features", [(), *((name,) for name in FEATURES)], ids=str)
+def test_backward_gives_the_same_bits_every_time(features):
+    case = Case(130, 140, 16, True, heads=4, heads_kv=2, features=() if "blocks" in str(features) else features)
+    tensors, options = case.tensors(torch.float32), case.options(torch.float32)
+    first, second = (attention_and_gradients(attention, tensors, options) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_memory_grows_linearly_with_sequence_length():
@@ -95,58 +123,164 @@ def test_memory_grows_linearly_with_sequence_length():
     assert long < 2 * 4 * 4096 * 4096 / 10  # a tenth of one float32 S×S matrix for two heads
 
 
-def test_operators_are_well_formed():
-    query, key, value, grad_out = Case(9, 11, 8, heads=4, heads_kv=2).tensors(torch.float32)
-    leaves = [x.requires_grad_() for x in (query, key, value)]
-    torch.library.opcheck(ops.attention_forward, (*leaves, 0.3, True))
-    out, lse = ops.attention_forward(*leaves, 0.3, True)
-    saved = [x.detach() for x in (query, key, value, out, lse)]
-    for grad_lse in (None, torch.randn_like(lse.detach())):
-        torch.library.opcheck(ops.attention_backward, (grad_out, grad_lse, *saved, 0.3, True))
+@pytest.mark.parametrize("features", [(), ("bias", "sinks", "dropout"), ("document_blocks", "alibi")], ids=str)
+def test_operators_are_well_formed(features):
+    case = Case(9, 11, 8, heads=4, heads_kv=2, features=features)
+    query, key, value, grad_out = case.tensors(torch.float32)
+    arguments = ops.flatten(*case.described(query, key, value)[3:])
+    torch.library.opcheck(ops.attention_forward, (query, key, value, *arguments))
+    out, lse = ops.attention_forward(query, key, value, *arguments)
+    for grad_lse in (None, torch.randn_like(lse)):
+        torch.library.opcheck(ops.attention_backward, (grad_out, grad_lse, query, key, value, out, lse, *arguments))
+    if "bias" in features:
+        torch.library.opcheck(ops.attention_mask_gradient, (grad_out, query, key, value, lse, torch.randn_like(lse), *arguments))
 
 
-def test_compiles_into_one_graph():
-    tensors = Case(17, 19, 8, True).tensors(torch.float32)
-    compiled = torch.compile(functools.partial(attention, is_causal=True), fullgraph=True, backend="aot_eager")
-    expected = attention_and_gradients(functools.partial(attention, is_causal=True), tensors)
-    for mine, truth in zip(attention_and_gradients(compiled, tensors), expected, strict=True):
-        torch.testing.assert_close(mine, truth)
+@pytest.mark.parametrize("features", [(), *((name,) for name in FEATURES)], ids=str)
+def test_compiles_into_one_graph(features):
+    case = Case(17, 19, 8, heads=4, heads_kv=2, features=features)
+    tensors, options = case.tensors(torch.float32), case.options(torch.float32)
+    attend = functools.partial(attention, **{name: x for name, x in options.items() if not isinstance(x, torch.Tensor)})
+    options = {name: x for name, x in options.items() if isinstance(x, torch.Tensor)}
+    expected = attention_and_gradients(attend, tensors, options)
+    torch.compiler.reset()
+    compiled = attention_and_gradients(torch.compile(attend, fullgraph=True, backend="aot_eager"), tensors, options)
+    for name, truth in expected.items():
+        torch.testing.assert_close(compiled[name], truth)
 
 
-def test_second_derivatives_are_refused_not_wrong():
-    query = torch.randn(1, 1, 4, 4, requires_grad=True)
-    (grad,) = torch.autograd.grad(attention(query, query, query).sum(), query, create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula"):
-        grad.sum().backward()
+def test_compiles_with_lengths_that_change():
+    compiled = torch.compile(functools.partial(attention, is_causal=True, window=(9, 0)), fullgraph=True, backend="aot_eager", dynamic=True)
+    for seqlen in (17, 23, 40):
+        query = torch.randn(1, 2, seqlen, 8)
+        torch.testing.assert_close(compiled(query, query, query), attention(query, query, query, is_causal=True, window=(9, 0)))
 
 
-def tensor(*shape, **options):
-    return torch.zeros(*shape, **options)
+def test_compiles_where_the_model_draws_its_own_dropout():
+    query = torch.randn(1, 2, 64, 8, requires_grad=True)
+    compiled = torch.compile(functools.partial(attention, dropout_p=0.5), fullgraph=True, backend="aot_eager")
+    first, second = compiled(query, query, query), compiled(query, query, query)
+    assert not torch.equal(first, second)
+    second.sum().backward()
+    assert query.grad.isfinite().all()
 
 
-GOOD = (1, 2, 4, 8)
+def test_vmap_is_a_loop_over_calls():
+    query, key, value = (torch.randn(3, 2, 2, 9, 4) for _ in range(3))
+    mask, sinks = torch.randn(3, 9, 9), torch.randn(2)
+
+    def attend(query, key, value, mask):
+        return attention(query, key, value, attn_mask=mask, sinks=sinks, is_causal=True, return_lse=True)
+
+    out, lse = torch.func.vmap(attend)(query, key, value, mask)
+    for n in range(3):
+        expected = attend(query[n], key[n], value[n], mask[n])
+        assert torch.equal(out[n], expected[0]) and torch.equal(lse[n], expected[1])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options", "words"),
-    [
-        (([1.0], tensor(GOOD), tensor(GOOD)), {}, ["query", "list", "torch.Tensor"]),
-        ((tensor(2, 4, 8), tensor(GOOD), tensor(GOOD)), {}, ["query", "3 dimensions", "(2, 4, 8)", "unsqueeze"]),
-        ((tensor(GOOD), tensor(GOOD, dtype=torch.float16), tensor(GOOD)), {}, ["key", "float16", "float32", ".to(query.dtype)"]),
-        ((tensor(GOOD), tensor(GOOD), tensor(GOOD, device="meta")), {}, ["value", "meta", "cpu", ".to(query.device)"]),
-        ((tensor(GOOD, dtype=torch.int64),) * 3, {}, ["query", "int64", "float16", "bfloat16", "float32"]),
-        ((tensor(2, 2, 4, 8), tensor(GOOD), tensor(GOOD)), {}, ["batch", "(2, 2, 4, 8)"]),
-        ((tensor(GOOD), tensor(1, 2, 5, 8), tensor(GOOD)), {}, ["same sequence length", "(1, 2, 5, 8)"]),
-        ((tensor(GOOD), tensor(1, 2, 4, 6), tensor(1, 2, 4, 6)), {}, ["head dims differ", "(1, 2, 4, 6)"]),
-        ((tensor(1, 2, 4, 129),) * 3, {}, ["head_dim is 129", "1 to 128", "more heads"]),
-        ((tensor(1, 2, 4, 0),) * 3, {}, ["head_dim is 0", "1 to 128"]),
-        ((tensor(1, 12, 4, 8), tensor(1, 5, 4, 8), tensor(1, 5, 4, 8)), {"enable_gqa": True}, ["5 heads", "12", "1, 2, 3, 4, 6, 12"]),
-        ((tensor(1, 4, 4, 8), tensor(GOOD), tensor(GOOD)), {}, ["2 heads", "4", "enable_gqa=True"]),
-        ((tensor(GOOD),) * 3, {"scale": float("nan")}, ["scale", "nan", "finite"]),
-        ((tensor(GOOD),) * 3, {"scale": "big"}, ["scale", "'big'", "None"]),
-    ],
-)  # fmt: skip
-def test_refusals_say_what_came_and_what_to_do(arguments, options, words):
-    with pytest.raises(ValueError) as refusal:
-        attention(*arguments, **options)
-    assert all(word in str(refusal.value) for word in words), str(refusal.value)
+def test_vmap_over_gradients():
+    query, key, value = (torch.randn(3, 1, 2, 9, 4) for _ in range(3))
+
+    def loss(query, key, value):
+        return attention(query, key, value, is_causal=True).square().sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1, 2)))(query, key, value)
+    for n in range(3):
+        for grad, expected in zip(grads, torch.func.grad(loss, argnums=(0, 1, 2))(query[n], key[n], value[n]), strict=True):
+            torch.testing.assert_close(grad[n], expected)
+
+
+def test_forward_mode_raises_and_is_not_silently_zero():
+    query = torch.randn(1, 1, 4, 4)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(lambda x: attention(x, x, x), (query,), (torch.ones_like(query),))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+        dual = torch.autograd.forward_ad.make_dual(query, torch.ones_like(query))
+        attention(dual, dual, dual)
+
+
+def test_a_hessian_of_one_tensor_in_three_places():
+    query = torch.randn(1, 1, 3, 2, dtype=torch.float64)
+
+    def plain(x):
+        return (torch.softmax(x @ x.mT * 2**-0.5, -1) @ x).square().sum()
+
+    ours = torch.func.jacrev(torch.func.jacrev(lambda x: attention(x, x, x).square().sum()))(query)
+    torch.testing.assert_close(ours, torch.func.hessian(plain)(query))
+
+
+def test_third_derivatives():
+    query, key, value, _ = Case(3, 4, 2).tensors(torch.float64)
+    query.requires_grad_()
+
+    def third(attend):
+        (x,) = torch.autograd.grad(attend(query, key, value).square().sum(), query, create_graph=True)
+        (x,) = torch.autograd.grad(x.square().sum(), query, create_graph=True)
+        return torch.autograd.grad(x.square().sum(), query)[0]
+
+    torch.testing.assert_close(third(attention), third(lambda q, k, v: torch.softmax(q @ k.mT * 2**-0.5, -1) @ v))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_computes_in_the_dtype_that_was_chosen(dtype):
+    query, key, value, _ = Case(20, 20, 8).tensors(torch.float32)
+    with torch.autocast("cpu", dtype=dtype):
+        out = attention(query, key.to(dtype), value)
+    assert out.dtype == dtype
+    assert torch.equal(out, attention(*(x.to(dtype) for x in (query, key, value))))
+
+
+def test_tf32_is_the_users_own_switch():
+    kept = torch.get_float32_matmul_precision()
+    pytest.importorskip("triton")
+    from flashlab.kernels.configs import dot_precision
+
+    try:
+        torch.set_float32_matmul_precision("highest")
+        assert dot_precision() == "ieee"
+        torch.set_float32_matmul_precision("high")
+        assert dot_precision() == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(kept)
+
+
+def test_dropout_is_the_share_it_says_and_the_same_every_time():
+    query = torch.zeros(2, 4, 256, 8)
+    value = torch.eye(256).expand(2, 4, 256, 256)  # out is the matrix of probabilities itself
+    key = torch.zeros(2, 4, 256, 8)
+    kept = attention(query, key, value, dropout_p=0.3, seed=11) * 256 * 0.7
+    torch.testing.assert_close(kept, kept.round(), atol=1e-5, rtol=0)  # 0 or 1 / (1 − p)
+    assert torch.equal(kept, attention(query, key, value, dropout_p=0.3, seed=11) * 256 * 0.7)
+    mask = kept.round()
+    assert abs(mask.mean().item() - 0.7) < 4 * (0.21 / mask.numel()) ** 0.5
+    rows = mask.flatten(0, 2) - 0.7
+    for other in (rows.roll(1, 0), rows.roll(1, 1), rows.roll(256, 0), rows.roll(7, 1)):  # next row, next key, next head, seven keys on
+        assert abs((rows * other).mean().item()) < 4 * 0.21 / rows.numel() ** 0.5
+    triples = (rows * rows.roll(1, 1) * rows.roll(2, 1)).mean().item()
+    assert abs(triples) < 4 * 0.21**1.5 / rows.numel() ** 0.5
+    counts = mask.sum(-1)
+    assert counts.var().item() == pytest.approx(256 * 0.21, rel=0.15)  # as many kept a row as coin flips give
+    torch.manual_seed(5)
+    drawn = attention(query, key, value, dropout_p=0.3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, attention(query, key, value, dropout_p=0.3))
+    assert not torch.equal(drawn, attention(query, key, value, dropout_p=0.3))
+
+
+def test_a_block_mask_says_what_it_skips():
+    labels = torch.arange(1024, dtype=torch.int32)[None] // 256
+    mask = block_mask(documents, 1024, 1024, query_labels=labels, key_labels=labels)
+    assert mask.visible_share == 4 * 3 / 64  # four documents of 2 × 2 blocks, of which one is above the diagonal
+    assert "4 full, 8 partial" in repr(mask)
+    seen = mask.row_blocks[0, 0, 3]
+    assert seen[:2].tolist() == [1, 2] and seen[2:4].tolist() == [3, 2]  # partial first
+
+
+def test_a_mask_in_any_broadcast_shape_gives_what_sdpa_gives():
+    query, key, value, _ = Case(12, 17, 8, heads=3, heads_kv=3, batch=2).tensors(torch.float32)
+    for shape in ((17,), (1,), (12, 1), (12, 17), (3, 1, 1), (3, 12, 17), (2, 1, 1, 17), (2, 3, 12, 17), (1, 1, 12, 17)):
+        mask = torch.randn(shape)
+        torch.testing.assert_close(
+            attention(query, key, value, attn_mask=mask),
+            F.scaled_dot_product_attention(query, key, value, attn_mask=mask.expand(12, 17) if mask.dim() < 2 else mask),
+        )

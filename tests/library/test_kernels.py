@@ -3,27 +3,45 @@
 import pytest
 import torch
 
-from tests.protocol import CASES, Case, assert_as_good_as_plain
+from tests.protocol import FEATURE_CASES, PLAIN_CASES, Case, assert_as_good_as_plain
 
 pytest.importorskip("triton")  # no build for macOS
 
 from flashlab.kernels.backward import backward  # noqa: E402
 from flashlab.kernels.forward import forward  # noqa: E402
+from flashlab.kernels.mask_gradient import mask_gradient  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BAND = 3  # rows and columns of guard around a tensor
 
 
 def run(case, tensors):
+    """What `attention_and_gradients` gives, straight from the kernels."""
     query, key, value, grad_out = tensors
-    out, lse = forward(query, key, value, case.spec)
-    return (out, *backward(grad_out, query, key, value, out, lse, case.spec))
+    options = case.options(query.dtype, query.device)
+    _, _, _, spec, extras = case.described(query, key, value)
+    out, lse = forward(query, key, value, spec, extras)
+    *grads, delta = backward(grad_out, query, key, value, out, lse, spec, None, extras)
+    results = {"out": out} | dict(zip(("grad_query", "grad_key", "grad_value"), grads, strict=True))
+    mask = options.get("attn_mask")
+    if mask is not None and mask.is_floating_point():
+        results["grad_attn_mask"] = mask_gradient(grad_out, query, key, value, lse, delta, spec, extras).reshape(mask.shape)
+    if extras.sinks is not None:
+        from flashlab.ops import _sinks_gradient
+
+        results["grad_sinks"] = _sinks_gradient(extras.sinks, lse, delta)
+    return results
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_error_is_at_most_twice_that_of_plain_torch(case, dtype):
-    tensors = case.tensors(dtype, DEVICE)
+@pytest.mark.parametrize("case", PLAIN_CASES + FEATURE_CASES, ids=str)
+def test_error_is_at_most_twice_that_of_plain_torch(case):
+    tensors = case.tensors(torch.float32, DEVICE)
+    assert_as_good_as_plain(case, run(case, tensors), tensors)
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_error_is_at_most_twice_that_of_plain_torch_in_float16(case):
+    tensors = case.tensors(torch.float16, DEVICE)
     assert_as_good_as_plain(case, run(case, tensors), tensors)
 
 
@@ -36,39 +54,77 @@ def guarded(x, fill):
     return buffer, inside
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize("shape", [(33, 47, 20), (64, 64, 16), (5, 70, 64)])
-def test_nothing_outside_the_inputs_is_read_into_the_result(shape, is_causal):
-    case = Case(*shape, is_causal)
+GUARDED = [
+    *(Case(*shape, is_causal) for shape in ((33, 47, 20), (64, 64, 16), (5, 70, 64)) for is_causal in (False, True)),
+    Case(70, 90, 20, features=("window",)),
+    Case(70, 90, 20, value_dim=36, features=("jagged_blocks",)),
+    Case(40, 150, 8, True, features=("bottom_right", "sinks")),
+]
+
+
+@pytest.mark.parametrize("case", GUARDED, ids=str)
+def test_nothing_outside_the_inputs_is_read_into_the_result(case):
     tensors = case.tensors(torch.float32, DEVICE)
     surrounded = [guarded(x, float("nan"))[1] for x in tensors]
-    for plain, ours in zip(run(case, tensors), run(case, surrounded), strict=True):
-        assert torch.equal(plain, ours)
+    plain, ours = run(case, tensors), run(case, surrounded)
+    assert all(torch.equal(plain[name], ours[name]) for name in plain)
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize("shape", [(33, 47, 20), (64, 64, 16), (5, 70, 64)])
-def test_nothing_outside_the_outputs_is_written(shape, is_causal, monkeypatch):
-    case, sentinel, buffers = Case(*shape, is_causal), 12345.0, []
+@pytest.mark.parametrize("shared", [False, True])
+def test_nothing_outside_a_mask_is_read(shared):
+    case = Case(70, 90, 20, batch=2)
+    query, key, value, grad_out = case.tensors(torch.float32, DEVICE)
+    mask = torch.randn(1 if shared else 2, 1 if shared else 2, 70, 90, device=DEVICE)
+    expected = None
+    for attn_mask in (mask, guarded(mask, float("nan"))[1]):
+        from flashlab.attention import described
 
-    def guarded_empty_like(x):
+        _, _, _, spec, extras = described(query, key, value, attn_mask=attn_mask)
+        out, lse = forward(query, key, value, spec, extras)
+        *grads, delta = backward(grad_out, query, key, value, out, lse, spec, None, extras)
+        results = [out, *grads, mask_gradient(grad_out, query, key, value, lse, delta, spec, extras)]
+        expected = expected or results
+        assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("case", GUARDED, ids=str)
+def test_nothing_outside_the_outputs_is_written(case, monkeypatch):
+    sentinel, buffers = 12345.0, []
+
+    def guarded_empty_like(x, *_, **__):
         if x.dim() != 4:
             return torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        buffer, inside = guarded(torch.full_like(x, float("nan")), sentinel)
+        buffer, inside = guarded(torch.full(x.shape, float("nan"), dtype=x.dtype, device=x.device), sentinel)
         buffers.append((buffer, inside))
         return inside
 
-    monkeypatch.setattr(torch, "empty_like", guarded_empty_like)
-    results = run(case, case.tensors(torch.float32, DEVICE))
+    tensors = case.tensors(torch.float32, DEVICE)
+    case.described(*tensors[:3])  # a block mask allocates too
+    monkeypatch.setattr(
+        "flashlab.kernels.forward.empty_out",
+        lambda query, value: guarded_empty_like(query[..., :1].expand(*query.shape[:3], value.shape[3])),
+    )
+    monkeypatch.setattr("flashlab.kernels.backward.torch.empty_like", guarded_empty_like)
+    results = run(case, tensors)
     assert len(buffers) == 4  # out and three gradients
-    assert all(x.isfinite().all() for x in results)  # every element was written
+    assert all(x.isfinite().all() for x in results.values())  # every element was written
     for buffer, inside in buffers:
         inside.fill_(sentinel)
         assert (buffer == sentinel).all()
 
 
-def test_backward_gives_the_same_bits_every_time():
-    case = Case(100, 120, 32, True, heads=4, heads_kv=2)
+@pytest.mark.parametrize("features", [(), ("bias", "dropout"), ("document_blocks",)], ids=str)
+def test_backward_gives_the_same_bits_every_time(features):
+    case = Case(100, 120, 32, "document_blocks" not in features, heads=4, heads_kv=2, features=features)
     tensors = case.tensors(torch.float16, DEVICE)
     first, second = run(case, tensors), run(case, tensors)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_gpu_drops_the_pairs_that_a_cpu_drops():
+    from flashlab import attention
+
+    case = Case(70, 90, 16, features=("dropout",))
+    tensors = case.tensors(torch.float32, DEVICE)
+    expected = attention(*(x.cpu() for x in tensors[:3]), dropout_p=0.25, seed=7)
+    torch.testing.assert_close(run(case, tensors)["out"].cpu(), expected, atol=1e-5, rtol=1e-4)

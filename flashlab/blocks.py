@@ -1,0 +1,81 @@
+"""A block mask: which tiles a `mask_mod` leaves empty, and which full, found once.
+
+The kernels skip empty tiles and do not test full ones, so a document mask over long text costs what its visible area costs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BLOCK = 128  # rows and keys of a block; every kernel's tiles divide it
+
+
+@dataclass(frozen=True)
+class BlockMask:
+    """What `flashlab.attention(…, block_mask=…)` takes. Made by `block_mask`; holds for these lengths and no others.
+
+    row_blocks (B or 1, H or 1, ⌈Sq / 128⌉, 2 + ⌈Sk / 128⌉), int32: how many blocks of keys a block of rows sees in part, how many it sees
+    at all, then their indices, partial ones first. key_blocks is the same seen from the keys.
+    """
+
+    mask_mod: Callable
+    seqlen_q: int
+    seqlen_k: int
+    row_blocks: Tensor
+    key_blocks: Tensor
+    query_labels: Tensor | None = None
+    key_labels: Tensor | None = None
+
+    @property
+    def visible_share(self):
+        """The share of blocks that hold at least one visible pair."""
+        blocks = self.row_blocks.shape[2] * self.key_blocks.shape[2] * self.row_blocks.shape[0] * self.row_blocks.shape[1]
+        return self.row_blocks[..., 1].sum().item() / blocks if blocks else 0.0
+
+    def __repr__(self):
+        batch, heads, rows, _ = self.row_blocks.shape
+        partial, seen = (int(self.row_blocks[..., k].sum()) for k in (0, 1))
+        return (
+            f"BlockMask({self.seqlen_q} × {self.seqlen_k}, {batch} × {heads} planes of {rows} × {self.key_blocks.shape[2]} blocks: "
+            f"{seen - partial} full, {partial} partial, {self.visible_share:.1%} visible)"
+        )
+
+
+def build(mask_mod, seqlen_q, seqlen_k, batch, heads, query_labels, key_labels, device):
+    """The BlockMask of checked arguments, in O((Sq + 128·Sk)·heads) memory: one row of blocks at a time."""
+    plain = getattr(mask_mod, "fn", mask_mod)
+    i = torch.arange(seqlen_q, dtype=torch.int32, device=device)
+    j = torch.arange(seqlen_k, dtype=torch.int32, device=device)
+    h = torch.arange(heads, dtype=torch.int32, device=device)[:, None, None]
+    blocks_q, blocks_k = -(-seqlen_q // BLOCK), -(-seqlen_k // BLOCK)
+    some = torch.zeros(batch, heads, blocks_q, blocks_k, dtype=torch.bool, device=device)
+    every = torch.zeros_like(some)
+    for b in range(batch):
+        label_j = () if key_labels is None else (key_labels[b if len(key_labels) > 1 else 0],)
+        for block in range(blocks_q):
+            rows = slice(block * BLOCK, (block + 1) * BLOCK)
+            label_i = () if query_labels is None else (query_labels[b if len(query_labels) > 1 else 0, rows, None],)
+            seen = plain(torch.full_like(h, b), h, i[rows, None], j, *label_i, *label_j).expand(heads, -1, seqlen_k)
+            padded = torch.zeros(heads, seen.shape[1], blocks_k * BLOCK, dtype=torch.bool, device=device)
+            padded[..., :seqlen_k] = seen  # a ragged block is never full: kernels must not read past the end
+            tiles = padded.unflatten(-1, (blocks_k, BLOCK))
+            some[b, :, block] = tiles.any(-1).any(1)
+            every[b, :, block] = tiles.all(-1).all(1) & (seen.shape[1] == BLOCK)
+    return BlockMask(mask_mod, seqlen_q, seqlen_k, _lists(some, every), _lists(some.mT, every.mT), query_labels, key_labels)
+
+
+def blocks_seen_by(row_blocks, block):
+    """Indices, in order, of the key blocks that any head sees from one block of rows."""
+    lists = row_blocks[:, :, block].flatten(0, 1)
+    numbers = torch.arange(lists.shape[1] - 2, device=lists.device)
+    return torch.unique(lists[:, 2:][numbers < lists[:, 1:2]]).tolist()
+
+
+def _lists(some, every):
+    """(partial count, seen count, partial indices …, full indices …) for each row of blocks."""
+    partial = some & ~every
+    order = torch.where(partial, 0, torch.where(every, 1, 2)).to(torch.int8).sort(dim=-1, stable=True).indices
+    counts = torch.stack([partial.sum(-1), some.sum(-1)], dim=-1)
+    return torch.cat([counts, order], dim=-1).to(torch.int32).contiguous()

@@ -1,0 +1,93 @@
+"""Which path a call of `attention` takes, and why."""
+
+from dataclasses import dataclass
+
+from flashlab.attention import described
+from flashlab.spec import UNLIMITED
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `flashlab.explain` found; prints as sentences."""
+
+    path: str  # "triton" or "blockwise"
+    reason: str
+    features: tuple[str, ...]
+    visited: str  # which pairs are visited at all
+    tiles: dict  # kernel → (BLOCK_M, BLOCK_N, num_warps, num_stages); empty on the CPU path
+    extra_bytes: int  # beyond inputs and output, for the forward pass
+
+    def __str__(self):
+        lines = [f"path      {self.path}: {self.reason}", f"features  {', '.join(self.features) or 'none'}", f"visited   {self.visited}"]
+        lines += [
+            f"tiles     {name}: {m} rows × {n} keys, {warps} warps, {stages} stages" for name, (m, n, warps, stages) in self.tiles.items()
+        ]
+        return "\n".join([*lines, f"memory    {self.extra_bytes:,} bytes beyond inputs and output (lse)"])
+
+
+def explain(query, key, value, **options):
+    """Say which path `attention(query, key, value, **options)` would take, and why. Nothing is computed.
+
+    Args and errors are those of `attention`; return_lse is accepted and changes nothing. Tensors may be on the meta device.
+
+    Returns:
+        an `Explanation`; print it.
+    """
+    options.pop("return_lse", None)
+    query, key, value, spec, extras = described(query, key, value, **options)
+    if query.device.type == "cuda":
+        path, reason = "triton", f"query is on {query.device}; every feature below is computed inside the kernels"
+    else:
+        path, reason = (
+            "blockwise",
+            f"query is on {query.device}: plain torch, tile by tile, O(S·D) memory; Triton kernels need CUDA tensors",
+        )
+    tiles = _tiles(query, value, spec, extras) if path == "triton" else {}
+    lse_bytes = query.shape[0] * query.shape[1] * query.shape[2] * (8 if query.element_size() == 8 else 4)
+    return Explanation(
+        path, reason, tuple(_features(query, key, value, spec, extras)), _visited(query, key, spec, extras), tiles, lse_bytes
+    )
+
+
+def _tiles(query, value, spec, extras):
+    from flashlab.kernels import configs
+
+    names = ["forward", "dkdv", "dq"]
+    if extras.attn_mask is not None and extras.attn_mask.requires_grad:
+        names.append("mask_gradient")
+    chosen = {name: configs.choose(name, query, value, spec, extras) for name in names}
+    return {name: (c.BLOCK_M, c.BLOCK_N, c.num_warps, c.num_stages) for name, c in chosen.items()}
+
+
+def _features(query, key, value, spec, extras):
+    if query.shape[1] != key.shape[1]:
+        yield f"grouped heads ({query.shape[1]} of query read {key.shape[1]})"
+    if query.shape[3] != value.shape[3]:
+        yield f"value head_dim {value.shape[3]} beside {query.shape[3]}"
+    if spec.softcap:
+        yield f"softcap {spec.softcap:g}"
+    if extras.alibi_slopes is not None:
+        yield "ALiBi"
+    if spec.bias_mod is not None:
+        yield "bias_mod, inlined"
+    if extras.attn_mask is not None:
+        kind = "bool" if not extras.attn_mask.is_floating_point() else "additive"
+        yield f"attn_mask ({kind}, {tuple(extras.attn_mask.shape)}, read tile by tile, not copied)"
+    if extras.sinks is not None:
+        yield "sinks"
+    if spec.dropout_p:
+        yield f"dropout {spec.dropout_p:g}, recomputed from a seed in the backward pass"
+
+
+def _visited(query, key, spec, extras):
+    if extras.row_blocks is not None:
+        share = extras.row_blocks[..., 1].sum().item() / max(1, extras.row_blocks[..., 2:].numel())
+        return f"{share:.1%} of the tiles, by the block mask; full ones are not tested"
+    left, right = spec.edges
+    seqlen_q, seqlen_k = query.shape[2], key.shape[2]
+    tested = "; mask_mod is tested on each pair of them (flashlab.block_mask would skip empty tiles)" if spec.mask_mod is not None else ""
+    if left == right == UNLIMITED:
+        return f"all {seqlen_q} × {seqlen_k} pairs{tested}"
+    corner = "bottom right" if spec.bottom_right else "top left"
+    sides = ", ".join(f"{side} {'all' if edge == UNLIMITED else edge}" for side, edge in (("left", left), ("right", right)))
+    return f"tiles that meet the band around the diagonal ({sides}; it is aligned {corner}), masked only where an edge cuts{tested}"

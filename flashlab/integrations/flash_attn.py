@@ -1,0 +1,119 @@
+"""flash-attn 2's functions, by their names, arguments and layout, computed by flashlab: one import line swaps the library.
+
+    from flashlab.integrations.flash_attn import flash_attn_func
+
+Everywhere below:
+
+    q: (B, Sq, Hq, D); k: (B, Sk, Hkv, D); v: (B, Sk, Hkv, Dv), or packed (total, heads, head_dim) in the varlen functions; Hkv divides Hq.
+        Dtypes are flashlab's: float16, bfloat16 and, unlike flash-attn, float32 (on a CPU also float64). Views, never copies.
+    cu_seqlens_q, cu_seqlens_k: (sequences + 1,), int32: 0, then the running total of lengths. Empty sequences are allowed.
+    max_seqlen_q, max_seqlen_k: accepted and not needed.
+    dropout_p: the share of probabilities that becomes 0; pass 0.0 in evaluation.
+    softmax_scale: multiplies the scores; default 1/√D.
+    causal: the last row meets the last key (bottom right), which differs from torch SDPA where Sq ≠ Sk.
+    window_size: (left, right): row i sees keys i + Sk − Sq − left … i + Sk − Sq + right; −1: all of that side.
+    softcap: scores become softcap · tanh(score / softcap); 0.0: off.
+    alibi_slopes: (Hq,) or (B, Hq), float32: −slope · |i + Sk − Sq − j| is added to the score.
+    deterministic: accepted; the backward pass gives the same bits every run either way.
+    return_attn_probs: return (out, softmax_lse, None) instead of out. The third, flash-attn's S_dmask, is always None: probabilities are
+        never formed. softmax_lse: (B, Hq, Sq), or (Hq, total_q) in the varlen functions, float32, natural log. Gradients flow through it.
+
+Each returns out in q's layout and dtype: (B, Sq, Hq, Dv) or (total_q, Hq, Dv), contiguous where Dv = D. A row that sees no key has out 0
+and lse −inf (flash-attn says +inf). Raises ValueError for what cannot be honoured; its messages name q, k, v as query, key, value and show
+their shapes in flashlab's order, (B, H, S, D).
+
+Source: names, arguments and alignment of flash-attn 2.8, https://github.com/Dao-AILab/flash-attention, flash_attn/flash_attn_interface.py.
+"""
+
+import torch
+
+from flashlab.attention import attention, attention_varlen
+
+
+def flash_attn_func(
+    q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None, deterministic=False,
+    return_attn_probs=False,
+):  # fmt: skip
+    """Attention of q (B, Sq, Hq, D) over k and v (B, Sk, Hkv, D); returns (B, Sq, Hq, D). Arguments and errors: this module's docstring."""
+    names = ("batch", "sequence", "heads", "head_dim")
+    query, key, value = (_laid_out(name, x, names).transpose(1, 2) for name, x in (("q", q), ("k", k), ("v", v)))
+    out, lse = attention(
+        query, key, value, dropout_p=dropout_p, is_causal=causal, scale=softmax_scale, enable_gqa=True, alignment="bottom_right",
+        window=window_size, softcap=softcap, alibi_slopes=alibi_slopes, return_lse=True,
+    )  # fmt: skip
+    out = out.transpose(1, 2)
+    return (out, lse, None) if return_attn_probs else out
+
+
+def flash_attn_kvpacked_func(
+    q, kv, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None, deterministic=False,
+    return_attn_probs=False,
+):  # fmt: skip
+    """`flash_attn_func` for kv (B, Sk, 2, Hkv, D)."""
+    k, v = _laid_out("kv", kv, ("batch", "sequence", 2, "heads", "head_dim")).unbind(2)
+    return flash_attn_func(q, k, v, dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic, return_attn_probs)
+
+
+def flash_attn_qkvpacked_func(
+    qkv, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None, deterministic=False,
+    return_attn_probs=False,
+):  # fmt: skip
+    """`flash_attn_func` for qkv (B, S, 3, H, D)."""
+    q, k, v = _laid_out("qkv", qkv, ("batch", "sequence", 3, "heads", "head_dim")).unbind(2)
+    return flash_attn_func(q, k, v, dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic, return_attn_probs)
+
+
+def flash_attn_varlen_func(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1),
+    softcap=0.0, alibi_slopes=None, deterministic=False, return_attn_probs=False, block_table=None,
+):  # fmt: skip
+    """Attention of packed sequences: q (total_q, Hq, D), k and v (total_k, Hkv, D); returns (total_q, Hq, D).
+
+    alibi_slopes: (Hq,) or (sequences, Hq). block_table must be None. All else and errors: this module's docstring.
+    """
+    if block_table is not None:
+        raise ValueError(
+            "block_table is given, and paged key caches are not there yet: gather each sequence's pages into packed k and v "
+            "(total_k, heads, head_dim) with their cu_seqlens_k, and pass block_table=None."
+        )
+    out, lse = attention_varlen(
+        *(_laid_out(name, x, ("total", "heads", "head_dim")) for name, x in (("q", q), ("k", k), ("v", v))), cu_seqlens_q, cu_seqlens_k,
+        dropout_p=dropout_p, is_causal=causal, scale=softmax_scale, enable_gqa=True, alignment="bottom_right", window=window_size,
+        softcap=softcap, alibi_slopes=alibi_slopes, return_lse=True,
+    )  # fmt: skip
+    return (out, lse, None) if return_attn_probs else out
+
+
+def flash_attn_varlen_kvpacked_func(
+    q, kv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1),
+    softcap=0.0, alibi_slopes=None, deterministic=False, return_attn_probs=False,
+):  # fmt: skip
+    """`flash_attn_varlen_func` for kv (total_k, 2, Hkv, D)."""
+    k, v = _laid_out("kv", kv, ("total", 2, "heads", "head_dim")).unbind(1)
+    return flash_attn_varlen_func(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal, window_size, softcap,
+        alibi_slopes, deterministic, return_attn_probs,
+    )  # fmt: skip
+
+
+def flash_attn_varlen_qkvpacked_func(
+    qkv, cu_seqlens, max_seqlen, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None,
+    deterministic=False, return_attn_probs=False,
+):  # fmt: skip
+    """`flash_attn_varlen_func` for qkv (total, 3, H, D)."""
+    q, k, v = _laid_out("qkv", qkv, ("total", 3, "heads", "head_dim")).unbind(1)
+    return flash_attn_varlen_func(
+        q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes,
+        deterministic, return_attn_probs,
+    )  # fmt: skip
+
+
+def _laid_out(name, tensor, dims):
+    """The tensor, if it has these dimensions; a number is a size that it must have there."""
+    layout = f"({', '.join(map(str, dims))})"
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{name} is a {type(tensor).__name__}: pass a torch.Tensor {layout}.")
+    fits = tensor.dim() == len(dims) and all(isinstance(dim, str) or size == dim for size, dim in zip(tensor.shape, dims, strict=True))
+    if not fits:
+        raise ValueError(f"{name} is {tuple(tensor.shape)}: flash-attn's layout here is {layout}. transpose or unsqueeze it to that.")
+    return tensor

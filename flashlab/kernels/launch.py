@@ -1,0 +1,84 @@
+"""From a checked call to what a kernel takes: views, sizes, features, and the constants that it is compiled for."""
+
+from dataclasses import dataclass
+
+import triton
+
+from flashlab.kernels import configs
+from flashlab.kernels.shaping import Features, as_jit, features_of
+from flashlab.kernels.tile import Packing, Shape, View
+from flashlab.kernels.walk import Band
+
+
+def launch(kernel, programs, *arguments, **constants):
+    """Run a kernel over a one-dimensional grid. No programs, no work."""
+    if programs:
+        kernel[(programs,)](*arguments, **constants)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the kernels of one call share."""
+
+    batch: int  # batch elements, or packed sequences
+    shape: Shape
+    heads_kv: int
+    band: Band
+    packing: Packing
+    features: Features
+    row_blocks: View | None
+    key_blocks: View | None
+    constants: dict
+
+    @classmethod
+    def of(cls, query, key, value, spec, extras):
+        starts_q, starts_k = extras.cu_seqlens_q, extras.cu_seqlens_k
+        sequences = None if starts_q is None else len(starts_q) - 1
+        left, right = spec.edges
+        return cls(
+            batch=query.shape[0] if sequences is None else sequences,
+            shape=Shape(query.shape[1], query.shape[2], key.shape[2]),
+            heads_kv=key.shape[1],
+            band=Band(None if left < 0 else left, None if right < 0 else right),
+            packing=Packing(starts_q, starts_k, sequences),
+            features=features_of(spec, extras),
+            row_blocks=_lists(extras.row_blocks),
+            key_blocks=_lists(extras.key_blocks),
+            constants=dict(
+                BOTTOM_RIGHT=spec.bottom_right,
+                SEQUENCES=1 if sequences is None else triton.next_power_of_2(max(1, sequences)),
+                GROUP=query.shape[1] // key.shape[1],
+                MASK_MOD=as_jit(spec.mask_mod),
+                BIAS_MOD=as_jit(spec.bias_mod),
+                FAST_TANH=configs.has_fast_tanh(query),
+            ),
+        )
+
+    @property
+    def packed(self):
+        return self.packing.starts_q is not None
+
+    def view(self, x):
+        """A tensor as kernels take it. Packed sequences share one tensor: the next one begins a row later, not a batch later."""
+        return View(x, (0, *x.stride()[1:]) if self.packed else x.stride())
+
+    def row_tiles(self, config):
+        """How many tiles of rows there are, over the whole batch, for each head."""
+        return self._tiles(self.shape.seqlen_q, config.BLOCK_M)
+
+    def key_tiles(self, config):
+        return self._tiles(self.shape.seqlen_k, config.BLOCK_N)
+
+    def _tiles(self, length, block):
+        if self.packed:  # see `walk.owned_tile`
+            return length // block + self.batch if self.batch else 0
+        return triton.cdiv(length, block) * self.batch
+
+
+def _lists(blocks):
+    """A block mask's lists, the same for all batch elements or heads where there is one."""
+    return (
+        None
+        if blocks is None
+        else View(blocks, tuple(stride if size > 1 else 0 for size, stride in zip(blocks.shape[:3], blocks.stride(), strict=False)))
+    )

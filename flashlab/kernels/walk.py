@@ -1,0 +1,156 @@
+"""Which tile a program owns, and which tiles it visits. Nothing here computes; a tile that is not visited costs nothing.
+
+A walk is (begin, full_begin, full_end, end): tiles from begin to full_begin and from full_end to end hold some hidden pairs and are masked,
+those in between are whole.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from flashlab.blocks import BLOCK
+
+MASK_BLOCK = tl.constexpr(BLOCK)
+
+
+class Band(NamedTuple):
+    """Row i sees keys i + diagonal − left … i + diagonal + right; None: no such edge. The diagonal is 0, or Sk − Sq at the bottom right."""
+
+    left: Any
+    right: Any
+
+
+@triton.jit
+def owned_tile(program, starts, sequences, heads, seqlen, BLOCK: tl.constexpr, SEQUENCES: tl.constexpr):
+    """(batch, head, start): the tile of one sequence that this program owns. Packed sequences that are shorter get tiles past their end.
+
+    A packed sequence b owns the slots starts[b] // BLOCK + b and on, up to those of b + 1: always enough for its length, and no longest
+    length need be known.
+    """
+    if starts is None:
+        tiles = tl.cdiv(seqlen, BLOCK)
+        return program // tiles // heads, program // tiles % heads, program % tiles * BLOCK
+    else:
+        slots = tl.num_programs(0) // heads
+        slot = program % slots
+        numbers = tl.arange(0, SEQUENCES)
+        first_slots = tl.load(starts + numbers, mask=numbers < sequences, other=0) // BLOCK + numbers
+        batch = tl.sum(((first_slots <= slot) & (numbers < sequences)).to(tl.int32)) - 1
+        first_slot = tl.load(starts + batch) // BLOCK + batch
+        return batch, program // slots, (slot - first_slot) * BLOCK
+
+
+@triton.jit
+def sequence(starts, batch, seqlen):
+    """(first row, length) of a sequence in its tensor."""
+    if starts is None:
+        return 0, seqlen
+    else:
+        first = tl.load(starts + batch)
+        return first, tl.load(starts + batch + 1) - first
+
+
+@triton.jit
+def lowest_key(at):
+    """Row i sees no key before i + lowest_key; only asked where the window has a left edge."""
+    return at.diagonal - at.band.left
+
+
+@triton.jit
+def highest_key(at):
+    """Row i sees no key after i + highest_key; only asked where there is a right edge, as under a causal mask."""
+    return at.diagonal + at.band.right
+
+
+@triton.jit
+def walk(
+    start, length, lowest, highest,
+    HAS_LOWEST: tl.constexpr, HAS_HIGHEST: tl.constexpr, HAS_MOD: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+):  # fmt: skip
+    """The tiles of OTHER positions that meet OWN positions from `start` on, where position x meets x + lowest … x + highest below `length`."""
+    begin, full_begin = 0, 0
+    full_end, end = length // OTHER * OTHER, length
+    if HAS_HIGHEST:
+        end = tl.maximum(0, tl.minimum(end, start + OWN + highest))
+        full_end = tl.minimum(full_end, tl.maximum(0, start + highest + 1) // OTHER * OTHER)
+    if HAS_LOWEST:
+        begin = tl.maximum(0, start + lowest) // OTHER * OTHER
+        full_begin = tl.cdiv(tl.maximum(0, start + OWN - 1 + lowest), OTHER) * OTHER
+        full_begin = tl.maximum(begin, tl.minimum(full_begin, tl.cdiv(end, OTHER) * OTHER))
+    full_end = tl.maximum(full_begin, full_end)
+    if HAS_MOD:  # any pair may be hidden
+        full_begin, full_end = end, end
+    return begin, full_begin, full_end, end
+
+
+@triton.jit
+def walk_of_rows(blocks, start_m, at, MASK_MOD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The keys that BLOCK_M rows visit."""
+    if blocks is not None:
+        return walk_of_list(blocks, start_m, at)
+    else:
+        lowest, highest = 0, 0
+        if at.band.left is not None:
+            lowest = lowest_key(at)
+        if at.band.right is not None:
+            highest = highest_key(at)
+        return walk(
+            start_m,
+            at.seqlen_k,
+            lowest,
+            highest,
+            at.band.left is not None,
+            at.band.right is not None,
+            MASK_MOD is not None,
+            BLOCK_M,
+            BLOCK_N,
+        )
+
+
+@triton.jit
+def walk_of_keys(blocks, start_n, at, MASK_MOD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The rows that visit BLOCK_N keys: the same band, seen from the other side."""
+    if blocks is not None:
+        return walk_of_list(blocks, start_n, at)
+    else:
+        lowest, highest = 0, 0
+        if at.band.right is not None:
+            lowest = -highest_key(at)
+        if at.band.left is not None:
+            highest = -lowest_key(at)
+        return walk(
+            start_n,
+            at.seqlen_q,
+            lowest,
+            highest,
+            at.band.right is not None,
+            at.band.left is not None,
+            MASK_MOD is not None,
+            BLOCK_N,
+            BLOCK_M,
+        )
+
+
+@triton.jit
+def walk_of_list(blocks, start, at):
+    """A walk along a list of blocks: partial blocks first, then full ones."""
+    row = list_pointer(blocks, start, at)
+    seen = tl.load(row + 1) * MASK_BLOCK
+    return 0, tl.load(row) * MASK_BLOCK, seen, seen
+
+
+@triton.jit
+def position(blocks, place, start, at, MULTIPLE: tl.constexpr):
+    """The first position of the tile at `place` of a walk. Places are positions, or where there is a list, positions along it."""
+    if blocks is None:
+        return place
+    else:
+        place = tl.cast(place, tl.int32)
+        block = tl.load(list_pointer(blocks, start, at) + 2 + place // MASK_BLOCK)
+        return tl.multiple_of(block * MASK_BLOCK + place % MASK_BLOCK, MULTIPLE)
+
+
+@triton.jit
+def list_pointer(blocks, start, at):
+    return blocks.pointer + at.batch * blocks.strides[0] + at.head * blocks.strides[1] + start // MASK_BLOCK * blocks.strides[2]

@@ -1,0 +1,157 @@
+"""Compiles the kernels of a call for a GPU that is not here: the library's own launchers run, and where they would launch, this compiles.
+
+Nothing about a kernel's arguments is written down twice: what is compiled is what would run.
+"""
+
+import re
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from flashlab.kernels import backward, configs, forward, mask_gradient
+from flashlab.spec import Extras, Spec
+from tests.protocol import documents, nearer
+
+# KiB of shared memory that one program may use
+SHARED_LIMIT = {"sm_75": 64, "sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
+TYPES = {
+    torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.uint8: "u8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of one kernel."""
+
+    kernel: str
+    shared: int  # bytes
+    registers: int
+    spilled: int  # bytes a thread keeps in slow memory because registers ran out
+
+
+def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=None):
+    """Compile what attention forward and backward would launch on `target` (a key of SHARED_LIMIT), or some of it by name; a list of Compiled."""
+    results = []
+
+    def compile_instead(kernel, programs, *arguments, num_warps=4, num_stages=3, **constants):
+        name = kernel.__name__.removesuffix("_kernel")
+        if only is not None and name not in only:
+            return
+        source = ASTSource(kernel, *_signature(kernel, (*arguments, *constants.values()), len(arguments), constants))
+        gpu = GPUTarget("hip", target, 64) if target == "gfx942" else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
+        compiled = triton.compile(source, target=gpu, options=dict(num_warps=num_warps, num_stages=num_stages))
+        registers, spilled = _usage(compiled, gpu)
+        results.append(Compiled(name, compiled.metadata.shared, registers, spilled))
+
+    out, lse = torch.empty(*query.shape[:3], value.shape[-1], dtype=query.dtype), torch.empty(query.shape[:3])
+    with _on(target, compile_instead):
+        forward.forward(query, key, value, spec, extras)
+        backward.backward(out, query, key, value, out, lse, spec, lse, extras)
+        if extras.attn_mask is not None and extras.attn_mask.is_floating_point():
+            mask_gradient.mask_gradient(out, query, key, value, lse, lse, spec, extras)
+    return results
+
+
+@contextmanager
+def _on(target, launch):
+    """The library as it would behave on `target`, with another launch."""
+    capability = target if target == "gfx942" else (int(target.removeprefix("sm_")) // 10, int(target.removeprefix("sm_")) % 10)
+    replaced = [(module, "launch", launch) for module in (forward, backward, mask_gradient)]
+    replaced.append((configs, "target_of", lambda query: capability))
+    if target != "gfx942":
+        replaced.append((configs, "has_fast_tanh", lambda query: query.dtype != torch.float32))
+    kept = [(module, name, getattr(module, name)) for module, name, _ in replaced]
+    for module, name, other in replaced:
+        setattr(module, name, other)
+    try:
+        yield
+    finally:
+        for module, name, original in kept:
+            setattr(module, name, original)
+
+
+def _signature(kernel, values, positional, constants):
+    """(signature, constants, attributes) as Triton derives them from the values of a launch."""
+    names = [*kernel.arg_names[:positional], *constants]
+    by_name = dict(zip(names, values, strict=True))
+    signature, constexprs, attributes = {}, {}, {}
+    for number, name in enumerate(kernel.arg_names):
+        constant = name in constants
+        signature[name] = _type(by_name[name], (number,), constexprs, attributes, constant)
+    return signature, constexprs, attributes
+
+
+def _type(value, path, constexprs, attributes, constant=False):
+    if constant or value is None or (isinstance(value, int) and not isinstance(value, bool) and value == 1):
+        constexprs[path] = value
+        return "constexpr"
+    if isinstance(value, torch.Tensor):
+        attributes[path] = [["tt.divisibility", 16]]
+        return f"*{TYPES[value.dtype]}"
+    if isinstance(value, tuple):
+        parts = [_type(part, (*path, n), constexprs, attributes) for n, part in enumerate(value)]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if isinstance(value, float):
+        return "fp32"
+    if value % 16 == 0:
+        attributes[path] = [["tt.divisibility", 16]]
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def _usage(compiled, gpu):
+    """(registers, spilled bytes) of a thread."""
+    if gpu.backend == "hip":
+        text = compiled.asm["amdgcn"]
+        found = [int(re.search(rf"\.{name}:\s+(\d+)", text).group(1)) for name in ("vgpr_count", "vgpr_spill_count")]
+        return found[0], 4 * found[1]
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"REG:(\d+)", text).group(1)), int(re.search(r"LOCAL:(\d+)", text).group(1)) + int(
+        re.search(r"STACK:(\d+)", text).group(1)
+    )
+
+
+HEAD_DIMS = (64, 128, 256)  # where `configs` changes its mind
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def compile_table(target, everything=False):
+    """(dtype, head_dim, variant, Compiled) for what `configs` can choose on `target`: plain causal calls, and the gradient of a mask.
+
+    With `everything` also each kernel of calls with a mask, with a block mask and its labels, with packed sequences, and with all features at once.
+    """
+    for dtype in DTYPES:
+        for head_dim in HEAD_DIMS:
+            for variant, (spec, extras) in _variants(dtype).items():
+                if everything or variant in ("causal", "mask"):
+                    query, key, value = (torch.empty(2, heads, 256, head_dim, dtype=dtype) for heads in (4, 2, 2))
+                    only = ("mask_gradient",) if variant == "mask" and not everything else None
+                    for compiled in compile_call(target, query, key, value, spec, extras, only):
+                        yield dtype, head_dim, variant, compiled
+
+
+def _variants(dtype):
+    labels, lists = torch.zeros(1, 256, dtype=torch.int32), torch.zeros(1, 1, 2, 4, dtype=torch.int32)
+    mask, starts = torch.zeros(1, 1, 256, 256, dtype=dtype), torch.zeros(5, dtype=torch.int32)
+    every = dict(softcap=3.0, dropout_p=0.1, window=(100, 0), bottom_right=True, bias_mod=nearer)
+    documents_extras = Extras(query_labels=labels, key_labels=labels, row_blocks=lists, key_blocks=lists)
+    return {
+        "causal": (Spec(0.1, True), Extras()),
+        "mask": (Spec(0.1), Extras(attn_mask=mask)),
+        "block mask": (Spec(0.1, mask_mod=documents), documents_extras),
+        "packed": (Spec(0.1, True), Extras(cu_seqlens_q=starts, cu_seqlens_k=starts)),
+        "all features": (
+            Spec(0.1, mask_mod=documents, **every),
+            Extras(mask, torch.zeros(1, 4), torch.zeros(4), torch.zeros(1, dtype=torch.int32), labels, labels),
+        ),
+    }

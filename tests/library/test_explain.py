@@ -1,0 +1,36 @@
+"""`flashlab.explain`: which path a call takes, and why."""
+
+import torch
+
+from flashlab import block_mask, explain
+from tests.protocol import jagged
+
+
+def test_it_says_the_path_and_the_reason():
+    query = torch.randn(1, 4, 300, 16)
+    found = explain(query, query, query)
+    assert found.path == "blockwise" and "cpu" in found.reason and found.features == () and found.tiles == {}
+    assert found.visited == "all 300 × 300 pairs"
+    assert found.extra_bytes == 4 * 300 * 4  # lse
+    assert str(found).startswith("path      blockwise: query is on cpu")
+
+
+def test_it_names_every_feature_that_is_on():
+    query, key, value = torch.randn(1, 4, 30, 16), torch.randn(1, 2, 40, 16), torch.randn(1, 2, 40, 8)
+    found = explain(
+        query, key, value, enable_gqa=True, softcap=3.0, alibi_slopes=torch.ones(4), sinks=torch.ones(4), dropout_p=0.1, seed=1,
+        attn_mask=torch.ones(30, 40, dtype=torch.bool), window=(5, 2), alignment="bottom_right", return_lse=True,
+    )  # fmt: skip
+    assert [feature.split()[0] for feature in found.features] == ["grouped", "value", "softcap", "ALiBi", "attn_mask", "sinks", "dropout"]
+    assert "left 5, right 2; it is aligned bottom right" in found.visited
+
+
+def test_it_says_what_a_mask_mod_costs_and_what_would_be_cheaper():
+    query = torch.randn(1, 1, 256, 8)
+    assert "block_mask would skip empty tiles" in explain(query, query, query, mask_mod=jagged).visited
+    assert "% of the tiles" in explain(query, query, query, block_mask=block_mask(jagged, 256, 256)).visited
+
+
+def test_nothing_is_computed():
+    query = torch.empty(1, 1, 2**20, 8, device="meta")
+    assert explain(query, query, query, is_causal=True).path == "blockwise"

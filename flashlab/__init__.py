@@ -6,8 +6,9 @@
 Importing this package needs neither Triton nor a GPU and sets no environment variable. The course lives in `flashlab.course`.
 """
 
+from flashlab import masks
 from flashlab.attention import attention, attention_varlen, block_mask
 from flashlab.explain import explain
 
-__all__ = ["attention", "attention_varlen", "block_mask", "explain"]
+__all__ = ["attention", "attention_varlen", "block_mask", "explain", "masks"]
 __version__ = "0.1.0"

@@ -205,7 +205,8 @@ def cu_seqlens(of_queries, of_keys, query, key):
             _running_total(name, starts.tolist(), total)
     if len(of_queries) != len(of_keys):
         raise ValueError(
-            f"cu_seqlens_q describes {len(of_queries) - 1} sequences and cu_seqlens_k {len(of_keys) - 1}: each sequence has queries and keys."
+            f"cu_seqlens_q describes {len(of_queries) - 1} sequences and cu_seqlens_k {len(of_keys) - 1}: "
+            "each sequence has queries and keys."
         )
 
 

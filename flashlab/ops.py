@@ -157,9 +157,9 @@ class Attention(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         mask_wanted, sinks_wanted = wanted[3], wanted[3 + Extras._fields.index("sinks")]
         arguments = (mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *extras, *ctx.numbers)
-        # A compiled backward pass cannot be differentiated again, and the compiler wants no function inside of a function.
-        first_order = torch.compiler.is_compiling()
-        grads = AttentionBackward.forward(*arguments) if first_order else AttentionBackward.apply(*arguments)
+        # Only create_graph=True leaves gradients on here. Compiled code is never differentiated twice.
+        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        grads = AttentionBackward.apply(*arguments) if twice else AttentionBackward.forward(*arguments)
         grad_query, grad_key, grad_value, grad_mask, grad_sinks = grads
         by_name = {"attn_mask": grad_mask, "sinks": grad_sinks}
         return grad_query, grad_key, grad_value, *(by_name.get(name) for name in Extras._fields), *(None,) * len(ctx.numbers)

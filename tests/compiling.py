@@ -16,8 +16,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from flashlab.kernels import backward, configs, forward, mask_gradient
+from flashlab.masks import documents
 from flashlab.spec import Extras, Spec
-from tests.protocol import documents, nearer
+from tests.protocol import nearer
 
 # KiB of shared memory that one program may use
 SHARED_LIMIT = {"sm_75": 64, "sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
@@ -37,7 +38,7 @@ class Compiled:
 
 
 def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=None):
-    """Compile what attention forward and backward would launch on `target` (a key of SHARED_LIMIT), or some of it by name; a list of Compiled."""
+    """Compile what attention would launch on `target` (a key of SHARED_LIMIT), or some of it by name; a list of Compiled."""
     results = []
 
     def compile_instead(kernel, programs, *arguments, num_warps=4, num_stages=3, **constants):
@@ -128,7 +129,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 def compile_table(target, everything=False):
     """(dtype, head_dim, variant, Compiled) for what `configs` can choose on `target`: plain causal calls, and the gradient of a mask.
 
-    With `everything` also each kernel of calls with a mask, with a block mask and its labels, with packed sequences, and with all features at once.
+    With `everything` also each kernel of calls with a mask, a block mask and its labels, packed sequences, and all features at once.
     """
     for dtype in DTYPES:
         for head_dim in HEAD_DIMS:

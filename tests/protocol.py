@@ -9,12 +9,8 @@ import torch
 
 from flashlab import block_mask, reference
 from flashlab.attention import described
+from flashlab.masks import documents
 from flashlab.spec import drop, shape_scores
-
-
-def documents(batch, head, i, j, document_i, document_j):
-    """Rows see the keys of their own document up to themselves."""
-    return (document_i == document_j) & (j <= i)
 
 
 def jagged(batch, head, i, j):

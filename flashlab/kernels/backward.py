@@ -10,7 +10,7 @@ import triton.language as tl
 
 from flashlab.kernels import configs
 from flashlab.kernels.launch import Problem, launch
-from flashlab.kernels.shaping import Place, capped_scores, dropped, head_seed, shape_scores, through_softcap
+from flashlab.kernels.shaping import Place, capped_scores, dropped, head_seed, random_keys, random_rows, shape_scores, through_softcap
 from flashlab.kernels.tile import head_pointer, load_lse, load_row, load_tile, store_tile, view
 from flashlab.kernels.walk import owned_tile, position, sequence, walk_of_keys, walk_of_rows
 from flashlab.spec import NO_EXTRAS, Extras, Spec
@@ -39,7 +39,7 @@ def delta_kernel(
 @triton.jit
 def accumulate_dkdv(
     dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, q_strides, grad_out_strides, start_n, begin, end, blocks, at, features,
-    scale, keep_scale, MASKED: tl.constexpr,
+    random, scale, keep_scale, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -54,11 +54,12 @@ def accumulate_dkdv(
         scores = shape_scores(capped, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
         p = tl.exp2(scores - lse[None, :])  # [BLOCK_N, BLOCK_M]
         do = load_tile(GradOut_head, grad_out_strides, start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, MASKED)  # [BLOCK_M, BLOCK_V]
-        dv = tl.dot(dropped(p, i, j, at, features).to(do.dtype), do, dv, input_precision=PRECISION)  # [BLOCK_N, BLOCK_V]
+        rows = random_rows(i, at, features)
+        dv = tl.dot(dropped(p, rows, random, features).to(do.dtype), do, dv, input_precision=PRECISION)  # [BLOCK_N, BLOCK_V]
         delta = load_row(Delta_head, start_m, at.seqlen_q, 0.0, BLOCK_M, MASKED)  # [BLOCK_M]
         dp = tl.dot(v, do.T, input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
         if features.seed is not None:
-            dp = dropped(dp, i, j, at, features) * keep_scale
+            dp = dropped(dp, rows, random, features) * keep_scale
         ds = through_softcap(p, capped, features) * (dp - delta[None, :])  # [BLOCK_N, BLOCK_M]
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
     return dk, dv
@@ -77,7 +78,7 @@ def dkdv_kernel(
     batch, head_kv, start_n = owned_tile(program, packing.starts_k, packing.sequences, heads_kv, shape.seqlen_k, BLOCK_N, SEQUENCES)
     first_q, seqlen_q = sequence(packing.starts_q, batch, shape.seqlen_q)
     first_k, seqlen_k = sequence(packing.starts_k, batch, shape.seqlen_k)
-    if packing.starts_k is not None:
+    if packing.starts_k is not None:  # noqa: SIM102 (the first is decided by the compiler)
         if start_n >= seqlen_k:
             return
     diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
@@ -95,24 +96,25 @@ def dkdv_kernel(
         at = Place(
             batch, head, shape.heads, seqlen_q, seqlen_k, first_q, first_k, band, diagonal, head_seed(features, batch, head, shape.heads)
         )
+        random = random_keys(start_n + tl.arange(0, BLOCK_N)[:, None], at, features)
         Q_head, GradOut_head = head_pointer(Q, batch, head, first_q), head_pointer(GradOut, batch, head, first_q)
         Lse_head, Delta_head = head_pointer(Lse, batch, head, first_q), head_pointer(Delta, batch, head, first_q)
         begin, full_begin, full_end, end = walk_of_keys(blocks, start_n, at, MASK_MOD, BLOCK_M, BLOCK_N)
         if band.right is not None or MASK_MOD is not None:
             dk, dv = accumulate_dkdv(
                 dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, Q.strides, GradOut.strides,
-                start_n, begin, full_begin, blocks, at, features, scale, keep_scale, True,
+                start_n, begin, full_begin, blocks, at, features, random, scale, keep_scale, True,
                 HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
             )  # fmt: skip
         dk, dv = accumulate_dkdv(
             dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, Q.strides, GradOut.strides,
-            start_n, full_begin, full_end, blocks, at, features, scale, keep_scale, False,
+            start_n, full_begin, full_end, blocks, at, features, random, scale, keep_scale, False,
             HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
         )  # fmt: skip
         if MASK_MOD is None:  # the left edge of a window, or where the rows end
             dk, dv = accumulate_dkdv(
                 dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, Q.strides, GradOut.strides,
-                start_n, full_end, end, blocks, at, features, scale, keep_scale, True,
+                start_n, full_end, end, blocks, at, features, random, scale, keep_scale, True,
                 HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
             )  # fmt: skip
 
@@ -123,7 +125,7 @@ def dkdv_kernel(
 
 @triton.jit
 def score_gradient(
-    q, do, lse, delta, k, v, i, j, at, features, scale, keep_scale, MASKED: tl.constexpr, SHAPED: tl.constexpr,
+    q, do, lse, delta, k, v, i, j, at, features, random, scale, keep_scale, MASKED: tl.constexpr, SHAPED: tl.constexpr,
     MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a tile's scores, queries down and keys across: of q · k, or with SHAPED of what the softmax saw."""
@@ -134,13 +136,13 @@ def score_gradient(
         p = through_softcap(p, capped, features)
     dp = tl.dot(do, v.T, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
     if features.seed is not None:
-        dp = dropped(dp, i, j, at, features) * keep_scale
+        dp = dropped(dp, random, random_keys(j, at, features), features) * keep_scale
     return p * (dp - delta[:, None])
 
 
 @triton.jit
 def accumulate_dq(
-    dq, q, do, lse, delta, K_head, V_head, k_strides, v_strides, start_m, begin, end, blocks, at, features,
+    dq, q, do, lse, delta, K_head, V_head, k_strides, v_strides, start_m, begin, end, blocks, at, features, random,
     scale, keep_scale, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
@@ -153,7 +155,7 @@ def accumulate_dq(
         k = load_tile(K_head, k_strides, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
         v = load_tile(V_head, v_strides, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
         ds = score_gradient(
-            q, do, lse, delta, k, v, i, j, at, features, scale, keep_scale, MASKED, False, MASK_MOD, BIAS_MOD, FAST_TANH, PRECISION
+            q, do, lse, delta, k, v, i, j, at, features, random, scale, keep_scale, MASKED, False, MASK_MOD, BIAS_MOD, FAST_TANH, PRECISION
         )  # [BLOCK_M, BLOCK_N]
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)  # [BLOCK_M, BLOCK_D]
     return dq
@@ -171,7 +173,7 @@ def dq_kernel(
     batch, head, start_m = owned_tile(program, packing.starts_q, packing.sequences, shape.heads, shape.seqlen_q, BLOCK_M, SEQUENCES)
     first_q, seqlen_q = sequence(packing.starts_q, batch, shape.seqlen_q)
     first_k, seqlen_k = sequence(packing.starts_k, batch, shape.seqlen_k)
-    if packing.starts_q is not None:
+    if packing.starts_q is not None:  # noqa: SIM102 (the first is decided by the compiler)
         if start_m >= seqlen_q:
             return
     diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
@@ -190,21 +192,22 @@ def dq_kernel(
     delta = load_row(head_pointer(Delta, batch, head, first_q), start_m, seqlen_q, 0.0, BLOCK_M, True)  # [BLOCK_M]
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
+    random = random_rows(start_m + tl.arange(0, BLOCK_M)[:, None], at, features)
     begin, full_begin, full_end, end = walk_of_rows(blocks, start_m, at, MASK_MOD, BLOCK_M, BLOCK_N)
     if band.left is not None or MASK_MOD is not None:
         dq = accumulate_dq(
-            dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, begin, full_begin, blocks, at, features,
+            dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, begin, full_begin, blocks, at, features, random,
             scale, keep_scale, True,
             HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
         )  # fmt: skip
     dq = accumulate_dq(
-        dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, full_begin, full_end, blocks, at, features,
+        dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, full_begin, full_end, blocks, at, features, random,
         scale, keep_scale, False,
         HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
     )  # fmt: skip
     if MASK_MOD is None:
         dq = accumulate_dq(
-            dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, full_end, end, blocks, at, features,
+            dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, full_end, end, blocks, at, features, random,
             scale, keep_scale, True,
             HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
         )  # fmt: skip

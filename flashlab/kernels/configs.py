@@ -9,6 +9,8 @@ from functools import lru_cache
 import torch
 import triton
 
+from flashlab.spec import UNLIMITED
+
 
 @dataclass(frozen=True)
 class Config:
@@ -36,7 +38,7 @@ HOPPER = {
     ("forward", 64): Config(128, 64, num_warps=4, num_stages=3),
     ("forward", 128): Config(128, 128, num_warps=8, num_stages=3),
     ("forward", 256): Config(128, 32, num_warps=8, num_stages=3),
-    ("dkdv", 64): Config(128, 64, num_warps=4, num_stages=2),
+    ("dkdv", 64): Config(64, 64, num_warps=4, num_stages=2),
     ("dkdv", 128): Config(64, 128, num_warps=8, num_stages=3),
     ("dkdv", 256): Config(64, 64, num_warps=8, num_stages=2),
     ("dq", 64): Config(64, 64, num_warps=4, num_stages=3),
@@ -46,6 +48,11 @@ HOPPER = {
     ("mask_gradient", 128): Config(64, 64, num_warps=4, num_stages=1),
     ("mask_gradient", 256): Config(64, 32, num_warps=4, num_stages=1),
 }
+
+# A causal call leaves half of the rows out: longer tiles of them lose less at the start. With more on its mind the kernel would spill.
+HOPPER_BANDED = {**HOPPER, ("dkdv", 64): Config(128, 64, num_warps=4, num_stages=2)}
+
+HOPPER_MASKED = {**HOPPER, ("forward", 128): Config(128, 64, num_warps=8, num_stages=3)}
 
 # Every other GPU with tensor cores: sized to the 99 KiB of consumer Ampere and Ada, which A100 and Blackwell exceed.
 PORTABLE = {
@@ -86,6 +93,7 @@ TURING = {
     for head_dim, BLOCK, warps in ((64, 32, 8), (128, 32, 8), (256, 16, 8))
 }
 TURING_FLOAT32 = {key: Config(16, 16, num_warps=4, num_stages=1) for key in TURING}
+TURING_FLOAT32["dkdv", 256] = Config(16, 8, num_warps=4, num_stages=1)
 
 # AMD's MI300 has 64 KiB as well, and matrix cores. Compiled, never run.
 AMD = {**PORTABLE, ("forward", 256): Config(32, 32, num_warps=4, num_stages=1)}
@@ -93,11 +101,17 @@ AMD = {**PORTABLE, ("forward", 256): Config(32, 32, num_warps=4, num_stages=1)}
 
 def choose(kernel, query, value, spec, extras):
     """The Config of `kernel` ("forward", "delta", "dkdv", "dq" or "mask_gradient") for a call of this device, dtype and head dims."""
-    return lookup(kernel, target_of(query), query.dtype, max(query.shape[-1], value.shape[-1]), extras.attn_mask is not None)
+    reads_mask = extras.attn_mask is not None
+    shaped = reads_mask or spec.softcap or spec.dropout_p or spec.bias_mod or extras.alibi_slopes is not None
+    only_banded = spec.edges != (UNLIMITED, UNLIMITED) and not shaped and spec.mask_mod is None
+    return lookup(kernel, target_of(query), query.dtype, max(query.shape[-1], value.shape[-1]), only_banded, reads_mask)
 
 
-def lookup(kernel, target, dtype, head_dim, has_mask=False):
-    """The Config for a target: a compute capability (major, minor), AMD's "gfx942", or INTERPRETER."""
+def lookup(kernel, target, dtype, head_dim, only_banded=False, reads_mask=False):
+    """The Config for a target: a compute capability (major, minor), AMD's "gfx942", or INTERPRETER.
+
+    only_banded: a causal mask or a window is all that shapes scores. reads_mask: tiles of attn_mask take shared memory as well.
+    """
     if kernel == "delta":
         return DELTA
     if target == "gfx942":
@@ -107,7 +121,7 @@ def lookup(kernel, target, dtype, head_dim, has_mask=False):
     elif dtype == torch.float32:
         table = FLOAT32
     elif target[0] == 9:
-        table = HOPPER
+        table = HOPPER_BANDED if only_banded else HOPPER_MASKED if reads_mask else HOPPER
     else:
         table = PORTABLE
     return table[kernel, next(size for size in (64, 128, 256) if head_dim <= size)]

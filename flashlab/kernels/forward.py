@@ -6,7 +6,7 @@ import triton.language as tl
 
 from flashlab.kernels import configs
 from flashlab.kernels.launch import Problem, launch
-from flashlab.kernels.shaping import Place, capped_scores, dropped, head_seed, shape_scores
+from flashlab.kernels.shaping import Place, capped_scores, dropped, head_seed, random_keys, random_rows, shape_scores
 from flashlab.kernels.tile import LN_2, LOG2_E, head_pointer, load_tile, online_softmax_step, store_tile
 from flashlab.kernels.walk import owned_tile, position, sequence, walk_of_rows
 from flashlab.layout import empty_out
@@ -15,7 +15,7 @@ from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 @triton.jit
 def attend_tiles(
-    q, m, l, acc, K_head, V_head, k_strides, v_strides, start_m, begin, end, blocks, at, features, scale, MASKED: tl.constexpr,
+    q, m, l, acc, K_head, V_head, k_strides, v_strides, start_m, begin, end, blocks, at, features, random, scale, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -28,7 +28,7 @@ def attend_tiles(
         scores = capped_scores(tl.dot(q, k.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_M, BLOCK_N]
         scores = shape_scores(scores, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
         p, m, l, acc = online_softmax_step(scores, m, l, acc)
-        p = dropped(p, i, j, at, features)
+        p = dropped(p, random, random_keys(j, at, features), features)
         v = load_tile(V_head, v_strides, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)  # [BLOCK_M, BLOCK_V]
     return m, l, acc
@@ -46,7 +46,7 @@ def forward_kernel(
     batch, head, start_m = owned_tile(program, packing.starts_q, packing.sequences, shape.heads, shape.seqlen_q, BLOCK_M, SEQUENCES)
     first_q, seqlen_q = sequence(packing.starts_q, batch, shape.seqlen_q)
     first_k, seqlen_k = sequence(packing.starts_k, batch, shape.seqlen_k)
-    if packing.starts_q is not None:
+    if packing.starts_q is not None:  # noqa: SIM102 (the first is decided by the compiler)
         if start_m >= seqlen_q:
             return
     diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
@@ -67,19 +67,20 @@ def forward_kernel(
         l = tl.where(m == -float("inf"), 0.0, 1.0)
     acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
 
+    random = random_rows(start_m + tl.arange(0, BLOCK_M)[:, None], at, features)
     begin, full_begin, full_end, end = walk_of_rows(blocks, start_m, at, MASK_MOD, BLOCK_M, BLOCK_N)
     if band.left is not None or MASK_MOD is not None:
         m, l, acc = attend_tiles(
-            q, m, l, acc, K_head, V_head, K.strides, V.strides, start_m, begin, full_begin, blocks, at, features, scale, True,
+            q, m, l, acc, K_head, V_head, K.strides, V.strides, start_m, begin, full_begin, blocks, at, features, random, scale, True,
             HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
         )  # fmt: skip
     m, l, acc = attend_tiles(
-        q, m, l, acc, K_head, V_head, K.strides, V.strides, start_m, full_begin, full_end, blocks, at, features, scale, False,
+        q, m, l, acc, K_head, V_head, K.strides, V.strides, start_m, full_begin, full_end, blocks, at, features, random, scale, False,
         HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
     )  # fmt: skip
     if MASK_MOD is None:  # the right edge, or where the keys end
         m, l, acc = attend_tiles(
-            q, m, l, acc, K_head, V_head, K.strides, V.strides, start_m, full_end, end, blocks, at, features, scale, True,
+            q, m, l, acc, K_head, V_head, K.strides, V.strides, start_m, full_end, end, blocks, at, features, random, scale, True,
             HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
         )  # fmt: skip
 

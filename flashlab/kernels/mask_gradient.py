@@ -11,7 +11,7 @@ import triton.language as tl
 from flashlab.kernels import configs
 from flashlab.kernels.backward import score_gradient
 from flashlab.kernels.launch import Problem, launch
-from flashlab.kernels.shaping import Place, head_seed
+from flashlab.kernels.shaping import Place, head_seed, random_rows
 from flashlab.kernels.tile import head_pointer, load_lse, load_row, load_tile
 from flashlab.kernels.walk import walk_of_rows
 from flashlab.spec import Extras, Spec
@@ -49,6 +49,7 @@ def mask_gradient_kernel(
             K_head, V_head = head_pointer(K, batch, head // GROUP, 0), head_pointer(V, batch, head // GROUP, 0)
             for start_m in range(row_begin, row_end, BLOCK_M):
                 i = start_m + tl.arange(0, BLOCK_M)[:, None]
+                random = random_rows(i, at, features)
                 q = load_tile(Q_head, Q.strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
                 do = load_tile(GradOut_head, GradOut.strides, start_m, seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
                 lse = load_lse(head_pointer(Lse, batch, head, 0), start_m, seqlen_q, BLOCK_M, True)  # [BLOCK_M]
@@ -59,7 +60,25 @@ def mask_gradient_kernel(
                     k = load_tile(K_head, K.strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, True)  # [BLOCK_N, BLOCK_D]
                     v = load_tile(V_head, V.strides, start_n, seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, True)  # [BLOCK_N, BLOCK_V]
                     total += score_gradient(
-                        q, do, lse, delta, k, v, i, j, at, features, scale, keep_scale, True, True, MASK_MOD, BIAS_MOD, FAST_TANH, PRECISION
+                        q,
+                        do,
+                        lse,
+                        delta,
+                        k,
+                        v,
+                        i,
+                        j,
+                        at,
+                        features,
+                        random,
+                        scale,
+                        keep_scale,
+                        True,
+                        True,
+                        MASK_MOD,
+                        BIAS_MOD,
+                        FAST_TANH,
+                        PRECISION,
                     )  # [BLOCK_M, BLOCK_N]
 
     i = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]

@@ -23,9 +23,12 @@ class Features(NamedTuple):
     slopes: Any = None  # View (batch, head)
     bias: Any = None  # View (batch, head, row, column): added
     allowed: Any = None  # the same of bytes: 0 hides
+    one_row: Any = None  # 1 where the mask has one row for all, or one key for all
+    one_key: Any = None
     sinks: Any = None
     seed: Any = None
     threshold: Any = None
+    zero: Any = None  # 0.0, kept from the compiler, which would select among packed 16-bit halves if it knew: three instructions for one
     query_labels: Any = None  # View (batch, position)
     key_labels: Any = None
 
@@ -69,9 +72,12 @@ def features_of(spec, extras):
         slopes=None if slopes is None else View(slopes, (slopes.stride(0) if len(slopes) > 1 else 0, slopes.stride(1))),
         bias=None if is_bool else _pairs(mask),
         allowed=_pairs(mask.view(torch.uint8)) if is_bool else None,
+        one_row=1 if mask is not None and mask.shape[2] == 1 else None,
+        one_key=1 if mask is not None and mask.shape[3] == 1 else None,
         sinks=extras.sinks,
         seed=extras.seed,
         threshold=plain_formulas.threshold(spec.dropout_p) if spec.dropout_p else None,
+        zero=0.0 if spec.dropout_p else None,
         query_labels=_labels(extras.query_labels),
         key_labels=_labels(extras.key_labels),
     )
@@ -87,11 +93,12 @@ def as_jit(mod):
 
 
 def _pairs(mask):
-    """A mask (B or 1, H or 1, Sq or 1, Sk or 1) as kernels take it: stride None where one row, or one key, stands for all."""
-    if mask is None:
-        return None
-    batch, head, row, key = (stride if size > 1 else None for size, stride in zip(mask.shape, mask.stride(), strict=True))
-    return View(mask, (batch or 0, head or 0, row, key))
+    """A mask (B or 1, H or 1, Sq or 1, Sk or 1) as kernels take it."""
+    return (
+        None
+        if mask is None
+        else View(mask, tuple(stride if size > 1 else 0 for size, stride in zip(mask.shape, mask.stride(), strict=True)))
+    )
 
 
 def _labels(labels):
@@ -140,9 +147,9 @@ def shape_scores(scores, i, j, at, features, MASKED: tl.constexpr, MASK_MOD: tl.
     if BIAS_MOD is not None:
         scores += BIAS_MOD(at.batch, at.head, i, j) * LOG2_E
     if features.bias is not None:
-        scores += load_pairs(features.bias, i, j, at, 0.0).to(tl.float32) * LOG2_E
+        scores += load_pairs(features.bias, i, j, at, features, 0.0).to(tl.float32) * LOG2_E
     if features.allowed is not None:
-        scores = tl.where(load_pairs(features.allowed, i, j, at, 0) != 0, scores, -float("inf"))
+        scores = tl.where(load_pairs(features.allowed, i, j, at, features, 0) != 0, scores, -float("inf"))
     if MASKED:
         seen = j < at.seqlen_k
         if at.band.left is not None:
@@ -170,27 +177,46 @@ def head_seed(features, batch, head, heads):
 
 
 @triton.jit
-def dropped(x, i, j, at, features):
+def random_rows(i, at, features):
+    """The random numbers of a tile's rows; a kernel that owns the rows computes them once."""
+    if features.seed is None:
+        return 0, 0
+    else:
+        return row_bits(at.seed, i)
+
+
+@triton.jit
+def random_keys(j, at, features):
+    if features.seed is None:
+        return 0
+    else:
+        return key_bits(at.seed, j)
+
+
+@triton.jit
+def dropped(x, rows, keys, features):
     """x where dropout keeps the pair, 0 elsewhere. The factor 1 / (1 − p) is applied once, to the sum."""
     if features.seed is None:
         return x
     else:
-        return tl.where(pair_is_kept(row_bits(at.seed, i), key_bits(at.seed, j), features.threshold), x, 0.0)
+        return tl.where(pair_is_kept(rows, keys, features.threshold), x, features.zero)
 
 
 @triton.jit
-def load_pairs(tensor, i, j, at, other):
+def load_pairs(tensor, i, j, at, features, other):
     """A tile of a tensor of pairs. Where it is the same for all rows, or for all keys, one row or one column is loaded."""
     pointers = tensor.pointer + tl.cast(at.batch, tl.int64) * tensor.strides[0] + tl.cast(at.head, tl.int64) * tensor.strides[1]
-    if tensor.strides[2] is not None and tensor.strides[3] is not None:
-        pointers = pointers + i.to(tl.int64) * tensor.strides[2] + j * tensor.strides[3]
-        return tl.load(pointers, mask=(i < at.seqlen_q) & (j < at.seqlen_k), other=other)
-    elif tensor.strides[3] is not None:
-        return tl.load(pointers + j * tensor.strides[3], mask=j < at.seqlen_k, other=other)
-    elif tensor.strides[2] is not None:
-        return tl.load(pointers + i.to(tl.int64) * tensor.strides[2], mask=i < at.seqlen_q, other=other)
+    if features.one_row is not None:
+        if features.one_key is not None:
+            return tl.load(pointers)
+        else:
+            return tl.load(pointers + j * tensor.strides[3], mask=j < at.seqlen_k, other=other)
     else:
-        return tl.load(pointers)
+        pointers = pointers + i.to(tl.int64) * tensor.strides[2]
+        if features.one_key is not None:
+            return tl.load(pointers, mask=i < at.seqlen_q, other=other)
+        else:
+            return tl.load(pointers + j * tensor.strides[3], mask=(i < at.seqlen_q) & (j < at.seqlen_k), other=other)
 
 
 @triton.jit

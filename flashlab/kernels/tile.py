@@ -1,6 +1,6 @@
 """Helpers that the kernels share. A tile is a block of rows that fits in SRAM.
 
-A tensor travels as a `View` with its own strides (batch, head, row, column). A field that is None costs nothing: the compiler never sees it.
+A tensor travels as a `View` with its own strides (batch, head, row, column). A field that is None costs nothing: it is never compiled.
 """
 
 from typing import Any, NamedTuple

@@ -68,7 +68,7 @@ def walk(
     start, length, lowest, highest,
     HAS_LOWEST: tl.constexpr, HAS_HIGHEST: tl.constexpr, HAS_MOD: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
 ):  # fmt: skip
-    """The tiles of OTHER positions that meet OWN positions from `start` on, where position x meets x + lowest … x + highest below `length`."""
+    """The tiles of OTHER positions that meet OWN positions from `start` on: position x meets x + lowest … x + highest, below `length`."""
     begin, full_begin = 0, 0
     full_end, end = length // OTHER * OTHER, length
     if HAS_HIGHEST:

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from flashlab import attention, block_mask, ops, reference
-from flashlab.attention import described
 from flashlab.bench.peak import peak_bytes
-from tests.protocol import CASES, FEATURES, Case, assert_as_good_as_plain, attention_and_gradients, differentiable, documents
+from flashlab.masks import documents
+from tests.protocol import CASES, FEATURES, Case, assert_as_good_as_plain, attention_and_gradients, differentiable
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from flashlab import attention, attention_varlen, block_mask, explain
-from tests.protocol import documents, jagged
+from flashlab.masks import documents
+from tests.protocol import jagged
 
 
 def zeros(*shape, dtype=torch.float32, **options):
@@ -50,7 +51,8 @@ REFUSALS = [
     # shapes
     (
         call(zeros(2, 2, 4, 8)),
-        "batch sizes differ: query, key and value need the same first dimension. query: (2, 2, 4, 8), key: (1, 2, 4, 8), value: (1, 2, 4, 8).",
+        "batch sizes differ: query, key and value need the same first dimension. "
+        "query: (2, 2, 4, 8), key: (1, 2, 4, 8), value: (1, 2, 4, 8).",
     ),
     (
         call(key=FIVE),

@@ -5,7 +5,8 @@ import torch
 
 from flashlab import attention, attention_varlen
 from flashlab.attention import described
-from tests.protocol import documents, drawing, jagged, nearer
+from flashlab.masks import documents
+from tests.protocol import drawing, jagged, nearer
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 LENGTHS = [((5, 0, 130, 1), (7, 3, 64, 0)), ((70, 59), (70, 59)), ((0, 0), (0, 0)), ((129,), (1,))]

@@ -1,0 +1,31 @@
+"""A few small calls for compute-sanitizer, which finds reads and writes out of bounds, and races. `make gpu-sanitize` runs it.
+
+Not a test by itself: compute-sanitizer is the judge.
+"""
+
+import torch
+
+from flashlab import attention, attention_varlen
+from tests.protocol import Case, attention_and_gradients
+
+CASES = [
+    (Case(67, 93, 40, True), torch.float16),
+    (Case(130, 70, 64, heads=2, heads_kv=1, features=("window", "bottom_right")), torch.bfloat16),
+    (Case(70, 130, 128, features=("bias", "sinks", "dropout", "softcap")), torch.bfloat16),
+    (Case(130, 130, 64, features=("document_blocks", "alibi")), torch.float16),
+    (Case(33, 65, 16, features=("key_bias",)), torch.float32),
+]
+
+
+def main():
+    for case, dtype in CASES:
+        attention_and_gradients(attention, case.tensors(dtype, "cuda"), case.options(dtype, "cuda"))
+    starts = torch.tensor([0, 5, 5, 75], dtype=torch.int32, device="cuda")
+    query = torch.randn(75, 2, 64, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+    attention_varlen(query, query, query, starts, starts, is_causal=True).sum().backward()
+    torch.cuda.synchronize()
+    print("done")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Write benchmarks/compiled.md: what the compiler makes of every kernel, for every GPU, on a machine without any of them."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import triton  # noqa: E402
+
+from tests.compiling import SHARED_LIMIT, compile_table  # noqa: E402
+
+HEAD = """# What every kernel compiles to
+
+Written by `make compiled` with Triton {version} on a CPU. Compiled is not run: of these GPUs only sm_90 has run the kernels. AMD's gfx942
+(MI300) has not, nor has a T4 (sm_75). Shared memory in KiB of what one program may use, registers of a thread, and the bytes that a
+thread spills to slow memory because registers ran out; `tests/library/test_compile.py` holds each to its limit. Plain causal calls,
+and the gradient of a mask.
+
+| GPU | dtype | head dim up to | kernel | shared | registers | spilled |
+|---|---|---|---|---|---|---|
+"""
+
+
+def main():
+    lines = [HEAD.format(version=triton.__version__)]
+    for target, limit in SHARED_LIMIT.items():
+        for dtype, head_dim, _, compiled in compile_table(target):
+            if compiled.kernel != "delta":  # one small tile, the same everywhere
+                name = str(dtype).removeprefix("torch.")
+                shared = f"{compiled.shared / 1024:.0f} of {limit}"
+                lines.append(
+                    f"| {target} | {name} | {head_dim} | {compiled.kernel} | {shared} | {compiled.registers} | {compiled.spilled} |\n"
+                )
+        print(target, flush=True)
+    path = ROOT / "benchmarks" / "compiled.md"
+    path.write_text("".join(lines), encoding="utf-8")
+    print(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Tests run side by side, one a core: threads that wait for each other inside of each would slow all of them many times over.
 test: export OMP_NUM_THREADS := 1
 
-.PHONY: lab test test-long gpu-test notebooks exercises bench figures clean
+.PHONY: lab test test-long gpu-test gpu-sanitize notebooks exercises bench figures compiled clean
 
 lab: $(LAB)
 	$(PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(AS_ROOT)
@@ -29,14 +29,21 @@ test: $(DEV)
 	$(PYTHON) tools/exercises.py --check
 	$(PYTHON) -m pytest -n auto --dist loadscope --nbval notebooks tests --ignore tests/gpu
 
-# What takes longer: every kernel compiled for every GPU.
+# What takes longer: every kernel compiled for every GPU with every feature, and long fuzzing.
 test-long: $(DEV)
 	$(PYTHON) -m pytest -n auto -m long tests --ignore tests/gpu
+	FLASHLAB_FUZZ=5000 $(PYTHON) -m pytest tests/library/test_fuzz.py
 
 # On a machine with a GPU: the kernels as they really run, and every lesson from top to bottom with the same checked outputs.
 gpu-test: $(DEV)
-	$(PYTHON) -m pytest tests/gpu tests/library/test_kernels.py tests/course/test_ladder.py
+	$(PYTHON) -m pytest -n 8 tests/gpu tests/library/test_kernels.py tests/library/test_varlen.py tests/library/test_masks.py \
+	    tests/library/test_integrations.py tests/library/test_fuzz.py tests/course/test_ladder.py
 	$(PYTHON) -m pytest --nbval notebooks
+
+# Reads and writes out of bounds, and races: NVIDIA's compute-sanitizer on small calls.
+gpu-sanitize: $(DEV)
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) -m tests.gpu.sanitize
+	compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) -m tests.gpu.sanitize
 
 notebooks: $(DEV)
 	$(PYTHON) tools/notebooks.py build
@@ -49,6 +56,10 @@ bench: $(DEV)
 
 figures: $(DEV)
 	$(PYTHON) tools/readme_figure.py
+
+# What the compiler makes of every kernel for every GPU; needs none of them.
+compiled: $(DEV)
+	$(PYTHON) tools/compile_table.py
 
 clean:
 	rm -rf $(VENV)

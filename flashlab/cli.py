@@ -66,7 +66,7 @@ def _app():
         out: str = typer.Option("benchmarks", help="Folder for the record: one JSON a machine."),
         commit: str = typer.Option(None, help="The commit that is measured; asked of git when not given."),
     ):
-        """Measure speed beside FlashAttention-2 and peak memory on this machine's GPU, and write the record."""
+        """Measure speed beside FlashAttention-2, the price of each feature and peak memory on this machine's GPU, and write the record."""
         import torch
 
         if not torch.cuda.is_available():
@@ -75,9 +75,11 @@ def _app():
             )
         from rich.progress import track
 
-        from flashlab.bench import memory, record, speed
+        from flashlab.bench import features, memory, record, speed
 
         speeds = [speed.measure(*case) for case in track(speed.cases(), "speed ", console=console)]
+        prices = [row for head_dim in track(features.HEAD_DIMS, "features", console=console) for row in features.measure(head_dim)]
+        documents = [features.measure_documents(head_dim) for head_dim in track(features.HEAD_DIMS, "documents", console=console)]
         memories = [memory.measure(seqlen) for seqlen in track(memory.SEQLENS, "memory", console=console)]
         table = Table("S", "D", "causal", "forward", "of FA2", "backward", "of FA2", title="TFLOP/s, bfloat16")
         for row in speeds:
@@ -87,7 +89,20 @@ def _app():
                 cells += [f"{ours:.0f}", f"{ours / theirs:.2f}"]
             table.add_row(*cells)
         console.print(table)
-        path = record.write({"speed": speeds, "memory": memories}, out, commit)
+        table = Table("D", "feature", "visible", "forward", "backward", title="Time over plain attention of the same visible area")
+        for row in prices[1:]:
+            if "forward_ratio" in row:
+                cells = (row["feature"], f"{row['visible']:.0%}", f"{row['forward_ratio']:.2f}", f"{row['backward_ratio']:.2f}")
+                table.add_row(str(row["head_dim"]), *cells)
+        for row in documents:
+            ratios = (f"{_over_flex(row, way):.2f} of FlexAttention" for way in ("forward", "backward"))
+            table.add_row(str(row["head_dim"]), row["feature"], f"{row['visible']:.0%}", *ratios)
+        console.print(table)
+        path = record.write({"speed": speeds, "features": prices, "documents": documents, "memory": memories}, out, commit)
         console.print(f"written: {path}", highlight=False)
 
     return app
+
+
+def _over_flex(row, way):
+    return row[f"flashlab_{way}_ms"] / row[f"flex_{way}_ms"]

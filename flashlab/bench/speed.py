@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flashlab import attention, reference
+from flashlab.bench.timing import milliseconds
 from flashlab.spec import Spec
 
 TOKENS = 16384  # B·S
@@ -37,9 +38,9 @@ def measure(seqlen, head_dim, is_causal):
     for name, attend in implementations.items():
         out = attend()
         row[f"{name}_error"] = _error(out, query, key, value, is_causal)
-        row[f"{name}_forward"] = flops / _milliseconds(attend) / 1e9
+        row[f"{name}_forward"] = flops / milliseconds(attend) / 1e9
         row[f"{name}_backward"] = (
-            2.5 * flops / _milliseconds(lambda out=out: torch.autograd.grad(out, leaves, grad_out, retain_graph=True)) / 1e9
+            2.5 * flops / milliseconds(lambda out=out: torch.autograd.grad(out, leaves, grad_out, retain_graph=True)) / 1e9
         )
     return row
 
@@ -58,9 +59,3 @@ def _error(out, query, key, value, is_causal):
     if not error < 0.05:
         raise AssertionError(f"wrong result (error {error}) for {tuple(query.shape)}, is_causal={is_causal}: not timed")
     return error
-
-
-def _milliseconds(work):
-    from triton.testing import do_bench
-
-    return do_bench(work, warmup=50, rep=200, return_mode="median")

@@ -10,7 +10,7 @@ import numpy as np
 
 from flashlab.course.checks.task import FAILED, NOT_ATTEMPTED, PASSED, Result, Task
 
-LESSONS = ("03",)  # those with an exercise
+LESSONS = ("03", "09")  # those with an exercise
 
 
 def tasks(lesson):
@@ -70,7 +70,7 @@ def _judge_case(task, attempt, case):
     arguments = _copied(case.arguments)
     try:
         with np.errstate(all="ignore"):
-            answer = attempt(*arguments)
+            answer = task.call(attempt, *arguments) if task.call else attempt(*arguments)
     except NotImplementedError:
         raise
     except Exception as error:
@@ -85,15 +85,16 @@ def _judge_case(task, attempt, case):
 def _likely_mistake(task, attempt, cases):
     """The known mistake whose answers are the attempt's own on every case."""
     for mistake in task.mistakes:
-        if all(_equal(_answer(attempt, case), _answer(mistake.wrong, case)) for case in cases):
+        if all(_equal(_answer(task, attempt, case), _answer(task, mistake.wrong, case)) for case in cases):
             return mistake
     return None
 
 
-def _answer(function, case):
+def _answer(task, function, case):
     try:
         with np.errstate(all="ignore"):
-            return function(*_copied(case.arguments))
+            answer = task.call(function, *_copied(case.arguments)) if task.call else function(*_copied(case.arguments))
+            return task.meaning(answer, case) if task.meaning else answer
     except Exception as error:
         return type(error)
 

@@ -38,6 +38,8 @@ class Task:
     compare: Callable  # (answer, case) -> "" when right, or what is different
     mistakes: tuple[Mistake, ...]
     gated: bool = False  # the first case earns nothing, and whoever fails it earns nothing at all
+    call: Callable | None = None  # (attempt, *arguments) -> answer, where calling the attempt is not all
+    meaning: Callable | None = None  # (answer, case) -> what counts of it, where different answers mean the same
 
 
 @dataclass(frozen=True)

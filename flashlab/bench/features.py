@@ -1,0 +1,78 @@
+"""What each feature costs: its time over that of plain attention of the same visible area, in the same run on the same tensors.
+
+And a document mask over 16k tokens beside FlexAttention, compiled, with the same block mask.
+"""
+
+import torch
+
+from flashlab import attention, block_mask, masks
+from flashlab.bench.timing import forward_and_backward
+
+TOKENS, WIDTH = 16384, 2048  # B·S and H·D
+SEQLEN = 4096
+HEAD_DIMS = (64, 128)
+DOCUMENTS = (3000, 1000, 5000, 384, 2000, 3000, 2000)  # lengths, 16384 tokens in all
+
+
+def tensors(seqlen, head_dim):
+    """(query, key, value) that want gradients, and grad_out, bfloat16."""
+    batch, heads = TOKENS // seqlen, WIDTH // head_dim
+    *leaves, grad_out = (torch.randn(batch, heads, seqlen, head_dim, dtype=torch.bfloat16, device="cuda") for _ in range(4))
+    return [x.requires_grad_() for x in leaves], grad_out
+
+
+def cases(head_dim):
+    """(name, arguments of attention, visible share of the pairs, bytes of mask that each head reads) for every row of the record."""
+    batch, heads = TOKENS // SEQLEN, WIDTH // head_dim
+    pairs = SEQLEN * SEQLEN
+    slopes = torch.rand(heads, device="cuda")
+    full, causal = 1.0, (SEQLEN + 1) / (2 * SEQLEN)
+    yield "causal", dict(is_causal=True), causal, 0
+    yield "softcap", dict(softcap=50.0), full, 0
+    yield "alibi, causal", dict(alibi_slopes=slopes, is_causal=True), causal, 0
+    yield "sinks", dict(sinks=torch.randn(heads, device="cuda")), full, 0
+    yield "dropout", dict(dropout_p=0.1, seed=1), full, 0
+    yield "padding mask", dict(attn_mask=torch.ones(batch, 1, 1, SEQLEN, dtype=torch.bool, device="cuda")), full, SEQLEN
+    yield "bool mask", dict(attn_mask=torch.ones(1, 1, SEQLEN, SEQLEN, dtype=torch.bool, device="cuda")), full, pairs
+    yield "bias", dict(attn_mask=torch.randn(1, 1, SEQLEN, SEQLEN, dtype=torch.bfloat16, device="cuda")), full, 2 * pairs
+    for left in (512, 1024):
+        visible = sum(min(row, left) + 1 for row in range(SEQLEN)) / pairs
+        yield f"window {left}", dict(window=(left, 0)), visible, 0
+
+
+def measure(head_dim):
+    """Rows of milliseconds and ratios; ratios are over a full, featureless call of the same area."""
+    leaves, grad_out = tensors(SEQLEN, head_dim)
+    plain = forward_and_backward(lambda: attention(*leaves), leaves, grad_out)
+    causal = forward_and_backward(lambda: attention(*leaves, is_causal=True), leaves, grad_out)
+    rows = [dict(feature="plain", head_dim=head_dim, seqlen=SEQLEN, visible=1.0, forward_ms=plain[0], backward_ms=plain[1])]
+    for name, options, visible, bytes_read in cases(head_dim):
+        times = forward_and_backward(lambda options=options: attention(*leaves, **options), leaves, grad_out)
+        base = causal if options.get("is_causal") and name != "causal" else tuple(visible * time for time in plain)
+        row = dict(feature=name, head_dim=head_dim, seqlen=SEQLEN, visible=visible, forward_ms=times[0], backward_ms=times[1])
+        row |= dict(forward_ratio=times[0] / base[0], backward_ratio=times[1] / base[1], bias_bytes=bytes_read)
+        rows.append(row)
+    return rows
+
+
+def measure_documents(head_dim):
+    """One row: a document mask over 16k tokens, flashlab and FlexAttention."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    leaves, grad_out = tensors(TOKENS, head_dim)
+    lengths = torch.tensor(DOCUMENTS)
+    document = torch.repeat_interleave(torch.arange(len(DOCUMENTS), dtype=torch.int32), lengths).to("cuda")
+    ours = block_mask(masks.documents, TOKENS, TOKENS, query_labels=document[None], key_labels=document[None])
+
+    def same_document(batch, head, i, j):
+        return (document[i] == document[j]) & (j <= i)
+
+    theirs = create_block_mask(same_document, None, None, TOKENS, TOKENS)
+    flex = torch.compile(flex_attention, dynamic=False)
+    row = dict(feature="documents", head_dim=head_dim, seqlen=TOKENS, visible=ours.visible_share)
+    for name, attend in (
+        ("flashlab", lambda: attention(*leaves, block_mask=ours)),
+        ("flex", lambda: flex(*leaves, block_mask=theirs)),
+    ):
+        row[f"{name}_forward_ms"], row[f"{name}_backward_ms"] = forward_and_backward(attend, leaves, grad_out)
+    return row

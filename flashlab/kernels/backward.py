@@ -10,9 +10,9 @@ import triton.language as tl
 
 from flashlab.kernels import configs
 from flashlab.kernels.launch import Problem, launch
-from flashlab.kernels.shaping import Place, capped_scores, dropped, head_seed, random_keys, random_rows, shape_scores, through_softcap
-from flashlab.kernels.tile import head_pointer, load_lse, load_row, load_tile, store_tile, view
-from flashlab.kernels.walk import owned_tile, position, sequence, walk_of_keys, walk_of_rows
+from flashlab.kernels.shaping import capped_scores, dropped, place_of, random_keys, random_rows, shape_scores, through_softcap
+from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile, store_row, store_tile, view
+from flashlab.kernels.walk import exists, owned_tile, position, walk_of_keys, walk_of_rows
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 
@@ -25,21 +25,18 @@ def delta_kernel(
     tiles = tl.cdiv(shape.seqlen_q, BLOCK_M)
     program = tl.program_id(0)
     batch, head, start_m = program // tiles // shape.heads, program // tiles % shape.heads, program % tiles * BLOCK_M
-    Out_head, GradOut_head = head_pointer(Out, batch, head, 0), head_pointer(GradOut, batch, head, 0)
-    out = load_tile(Out_head, Out.strides, start_m, shape.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
-    do = load_tile(GradOut_head, GradOut.strides, start_m, shape.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
+    Out, GradOut = head_of(Out, batch, head, 0), head_of(GradOut, batch, head, 0)
+    out = load_tile(Out, start_m, shape.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
+    do = load_tile(GradOut, start_m, shape.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
     delta = tl.sum(out.to(tl.float32) * do.to(tl.float32), axis=1)  # [BLOCK_M]
-
-    rows = start_m + tl.arange(0, BLOCK_M)
     if GradLse is not None:
-        delta -= tl.load(head_pointer(GradLse, batch, head, 0) + rows * GradLse.strides[2], mask=rows < shape.seqlen_q, other=0.0)
-    tl.store(head_pointer(Delta, batch, head, 0) + rows, delta, mask=rows < shape.seqlen_q)
+        delta -= load_row(head_of(GradLse, batch, head, 0), start_m, shape.seqlen_q, 0.0, BLOCK_M, True)
+    store_row(head_of(Delta, batch, head, 0), start_m, shape.seqlen_q, delta, BLOCK_M)
 
 
 @triton.jit
 def accumulate_dkdv(
-    dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, q_strides, grad_out_strides, start_n, begin, end, blocks, at, features,
-    random, scale, keep_scale, MASKED: tl.constexpr,
+    dk, dv, k, v, Q, GradOut, Lse, Delta, start_n, begin, end, blocks, at, features, random, scale, keep_scale, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -48,15 +45,15 @@ def accumulate_dkdv(
         start_m = position(blocks, place, start_n, at, BLOCK_M)
         i = start_m + tl.arange(0, BLOCK_M)[None, :]
         j = start_n + tl.arange(0, BLOCK_N)[:, None]
-        q = load_tile(Q_head, q_strides, start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)  # [BLOCK_M, BLOCK_D]
-        lse = load_lse(Lse_head, start_m, at.seqlen_q, BLOCK_M, MASKED)  # [BLOCK_M]
+        q = load_tile(Q, start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)  # [BLOCK_M, BLOCK_D]
+        lse = load_lse(Lse, start_m, at.seqlen_q, BLOCK_M, MASKED)  # [BLOCK_M]
         capped = capped_scores(tl.dot(k, q.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_N, BLOCK_M]
         scores = shape_scores(capped, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
         p = tl.exp2(scores - lse[None, :])  # [BLOCK_N, BLOCK_M]
-        do = load_tile(GradOut_head, grad_out_strides, start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, MASKED)  # [BLOCK_M, BLOCK_V]
+        do = load_tile(GradOut, start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, MASKED)  # [BLOCK_M, BLOCK_V]
         rows = random_rows(i, at, features)
         dv = tl.dot(dropped(p, rows, random, features).to(do.dtype), do, dv, input_precision=PRECISION)  # [BLOCK_N, BLOCK_V]
-        delta = load_row(Delta_head, start_m, at.seqlen_q, 0.0, BLOCK_M, MASKED)  # [BLOCK_M]
+        delta = load_row(Delta, start_m, at.seqlen_q, 0.0, BLOCK_M, MASKED)  # [BLOCK_M]
         dp = tl.dot(v, do.T, input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
         if features.seed is not None:
             dp = dropped(dp, rows, random, features) * keep_scale
@@ -67,7 +64,7 @@ def accumulate_dkdv(
 
 @triton.jit
 def dkdv_kernel(
-    Q, K, V, GradOut, Lse, Delta, GradK, GradV, shape, band, packing, blocks, features, scale, keep_scale,
+    Q, K, V, GradOut, Lse, Delta, GradK, GradV, shape, packing, blocks, features, scale, keep_scale,
     BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
@@ -76,51 +73,32 @@ def dkdv_kernel(
     program = tl.program_id(0)  # the first keys first: under a causal mask the most rows see them
     heads_kv = shape.heads // GROUP
     batch, head_kv, start_n = owned_tile(program, packing.starts_k, packing.sequences, heads_kv, shape.seqlen_k, BLOCK_N, SEQUENCES)
-    first_q, seqlen_q = sequence(packing.starts_q, batch, shape.seqlen_q)
-    first_k, seqlen_k = sequence(packing.starts_k, batch, shape.seqlen_k)
+    at = place_of(batch, head_kv * GROUP, shape, packing, features, BOTTOM_RIGHT)
     if packing.starts_k is not None:  # noqa: SIM102 (the first is decided by the compiler)
-        if start_n >= seqlen_k:
+        if start_n >= at.seqlen_k:
             return
-    diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
 
-    k = load_tile(
-        head_pointer(K, batch, head_kv, first_k), K.strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, True
-    )  # [BLOCK_N, BLOCK_D]
-    v = load_tile(
-        head_pointer(V, batch, head_kv, first_k), V.strides, start_n, seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, True
-    )  # [BLOCK_N, BLOCK_V]
+    k = load_tile(head_of(K, batch, head_kv, at.first_k), start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, True)  # [BLOCK_N, BLOCK_D]
+    v = load_tile(head_of(V, batch, head_kv, at.first_k), start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, True)  # [BLOCK_N, BLOCK_V]
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
     for member in range(GROUP):
         head = head_kv * GROUP + member
-        at = Place(
-            batch, head, shape.heads, seqlen_q, seqlen_k, first_q, first_k, band, diagonal, head_seed(features, batch, head, shape.heads)
-        )
+        at = place_of(batch, head, shape, packing, features, BOTTOM_RIGHT)
+        q_head, do_head = head_of(Q, batch, head, at.first_q), head_of(GradOut, batch, head, at.first_q)
+        lse_head, delta_head = head_of(Lse, batch, head, at.first_q), head_of(Delta, batch, head, at.first_q)
         random = random_keys(start_n + tl.arange(0, BLOCK_N)[:, None], at, features)
-        Q_head, GradOut_head = head_pointer(Q, batch, head, first_q), head_pointer(GradOut, batch, head, first_q)
-        Lse_head, Delta_head = head_pointer(Lse, batch, head, first_q), head_pointer(Delta, batch, head, first_q)
-        begin, full_begin, full_end, end = walk_of_keys(blocks, start_n, at, MASK_MOD, BLOCK_M, BLOCK_N)
-        if band.right is not None or MASK_MOD is not None:
-            dk, dv = accumulate_dkdv(
-                dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, Q.strides, GradOut.strides,
-                start_n, begin, full_begin, blocks, at, features, random, scale, keep_scale, True,
-                HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
-            )  # fmt: skip
-        dk, dv = accumulate_dkdv(
-            dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, Q.strides, GradOut.strides,
-            start_n, full_begin, full_end, blocks, at, features, random, scale, keep_scale, False,
-            HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
-        )  # fmt: skip
-        if MASK_MOD is None:  # the left edge of a window, or where the rows end
-            dk, dv = accumulate_dkdv(
-                dk, dv, k, v, Q_head, GradOut_head, Lse_head, Delta_head, Q.strides, GradOut.strides,
-                start_n, full_end, end, blocks, at, features, random, scale, keep_scale, True,
-                HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
-            )  # fmt: skip
+        bounds = walk_of_keys(blocks, start_n, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
+        for stretch in tl.static_range(3):
+            if exists(stretch, features.right is not None, MASK_MOD):
+                dk, dv = accumulate_dkdv(
+                    dk, dv, k, v, q_head, do_head, lse_head, delta_head, start_n, bounds[stretch], bounds[stretch + 1], blocks,
+                    at, features, random, scale, keep_scale, stretch != 1,
+                    HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
+                )  # fmt: skip
 
-    GradK_head, GradV_head = head_pointer(GradK, batch, head_kv, first_k), head_pointer(GradV, batch, head_kv, first_k)
-    store_tile(GradK_head, GradK.strides, start_n, seqlen_k, dk * scale, HEAD_DIM, BLOCK_N, BLOCK_D)
-    store_tile(GradV_head, GradV.strides, start_n, seqlen_k, dv * keep_scale, VALUE_DIM, BLOCK_N, BLOCK_V)
+    store_tile(head_of(GradK, batch, head_kv, at.first_k), start_n, at.seqlen_k, dk * scale, HEAD_DIM, BLOCK_N, BLOCK_D)
+    store_tile(head_of(GradV, batch, head_kv, at.first_k), start_n, at.seqlen_k, dv * keep_scale, VALUE_DIM, BLOCK_N, BLOCK_V)
 
 
 @triton.jit
@@ -142,8 +120,7 @@ def score_gradient(
 
 @triton.jit
 def accumulate_dq(
-    dq, q, do, lse, delta, K_head, V_head, k_strides, v_strides, start_m, begin, end, blocks, at, features, random,
-    scale, keep_scale, MASKED: tl.constexpr,
+    dq, q, do, lse, delta, K, V, start_m, begin, end, blocks, at, features, random, scale, keep_scale, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -152,8 +129,8 @@ def accumulate_dq(
         start_n = position(blocks, place, start_m, at, BLOCK_N)
         i = start_m + tl.arange(0, BLOCK_M)[:, None]
         j = start_n + tl.arange(0, BLOCK_N)[None, :]
-        k = load_tile(K_head, k_strides, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
-        v = load_tile(V_head, v_strides, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
+        k = load_tile(K, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
+        v = load_tile(V, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
         ds = score_gradient(
             q, do, lse, delta, k, v, i, j, at, features, random, scale, keep_scale, MASKED, False, MASK_MOD, BIAS_MOD, FAST_TANH, PRECISION
         )  # [BLOCK_M, BLOCK_N]
@@ -163,7 +140,7 @@ def accumulate_dq(
 
 @triton.jit
 def dq_kernel(
-    Q, K, V, GradOut, Lse, Delta, GradQ, shape, band, packing, blocks, features, scale, keep_scale,
+    Q, K, V, GradOut, Lse, Delta, GradQ, shape, packing, blocks, features, scale, keep_scale,
     BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
@@ -171,47 +148,28 @@ def dq_kernel(
     """One program owns BLOCK_M query rows of one head and walks over the keys they see, as the forward kernel does."""
     program = tl.num_programs(0) - 1 - tl.program_id(0)  # the last rows first: under a causal mask they see the most keys
     batch, head, start_m = owned_tile(program, packing.starts_q, packing.sequences, shape.heads, shape.seqlen_q, BLOCK_M, SEQUENCES)
-    first_q, seqlen_q = sequence(packing.starts_q, batch, shape.seqlen_q)
-    first_k, seqlen_k = sequence(packing.starts_k, batch, shape.seqlen_k)
+    at = place_of(batch, head, shape, packing, features, BOTTOM_RIGHT)
     if packing.starts_q is not None:  # noqa: SIM102 (the first is decided by the compiler)
-        if start_m >= seqlen_q:
+        if start_m >= at.seqlen_q:
             return
-    diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
-    at = Place(
-        batch, head, shape.heads, seqlen_q, seqlen_k, first_q, first_k, band, diagonal, head_seed(features, batch, head, shape.heads)
-    )
 
-    K_head = head_pointer(K, batch, head // GROUP, first_k)
-    V_head = head_pointer(V, batch, head // GROUP, first_k)
-    GradOut_head = head_pointer(GradOut, batch, head, first_q)
-    q = load_tile(
-        head_pointer(Q, batch, head, first_q), Q.strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True
-    )  # [BLOCK_M, BLOCK_D]
-    do = load_tile(GradOut_head, GradOut.strides, start_m, seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
-    lse = load_lse(head_pointer(Lse, batch, head, first_q), start_m, seqlen_q, BLOCK_M, True)  # [BLOCK_M]
-    delta = load_row(head_pointer(Delta, batch, head, first_q), start_m, seqlen_q, 0.0, BLOCK_M, True)  # [BLOCK_M]
+    K, V = head_of(K, batch, head // GROUP, at.first_k), head_of(V, batch, head // GROUP, at.first_k)
+    q = load_tile(head_of(Q, batch, head, at.first_q), start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
+    do = load_tile(head_of(GradOut, batch, head, at.first_q), start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
+    lse = load_lse(head_of(Lse, batch, head, at.first_q), start_m, at.seqlen_q, BLOCK_M, True)  # [BLOCK_M]
+    delta = load_row(head_of(Delta, batch, head, at.first_q), start_m, at.seqlen_q, 0.0, BLOCK_M, True)  # [BLOCK_M]
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     random = random_rows(start_m + tl.arange(0, BLOCK_M)[:, None], at, features)
-    begin, full_begin, full_end, end = walk_of_rows(blocks, start_m, at, MASK_MOD, BLOCK_M, BLOCK_N)
-    if band.left is not None or MASK_MOD is not None:
-        dq = accumulate_dq(
-            dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, begin, full_begin, blocks, at, features, random,
-            scale, keep_scale, True,
-            HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
-        )  # fmt: skip
-    dq = accumulate_dq(
-        dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, full_begin, full_end, blocks, at, features, random,
-        scale, keep_scale, False,
-        HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
-    )  # fmt: skip
-    if MASK_MOD is None:
-        dq = accumulate_dq(
-            dq, q, do, lse, delta, K_head, V_head, K.strides, V.strides, start_m, full_end, end, blocks, at, features, random,
-            scale, keep_scale, True,
-            HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
-        )  # fmt: skip
-    store_tile(head_pointer(GradQ, batch, head, first_q), GradQ.strides, start_m, seqlen_q, dq * scale, HEAD_DIM, BLOCK_M, BLOCK_D)
+    bounds = walk_of_rows(blocks, start_m, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
+    for stretch in tl.static_range(3):
+        if exists(stretch, features.left is not None, MASK_MOD):
+            dq = accumulate_dq(
+                dq, q, do, lse, delta, K, V, start_m, bounds[stretch], bounds[stretch + 1], blocks,
+                at, features, random, scale, keep_scale, stretch != 1,
+                HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
+            )  # fmt: skip
+    store_tile(head_of(GradQ, batch, head, at.first_q), start_m, at.seqlen_q, dq * scale, HEAD_DIM, BLOCK_M, BLOCK_D)
 
 
 def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, extras: Extras = NO_EXTRAS):
@@ -232,13 +190,13 @@ def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, e
     config = configs.choose("dkdv", query, value, spec, extras)
     launch(
         dkdv_kernel, p.key_tiles(config) * p.heads_kv,
-        *inputs, p.view(grad_key), p.view(grad_value), p.shape, p.band, p.packing, p.key_blocks, p.features, *numbers,
+        *inputs, p.view(grad_key), p.view(grad_value), p.shape, p.packing, p.key_blocks, p.features, *numbers,
         **p.constants, **config.launch_arguments(query, value),
     )  # fmt: skip
     config = configs.choose("dq", query, value, spec, extras)
     launch(
         dq_kernel, p.row_tiles(config) * p.shape.heads,
-        *inputs, p.view(grad_query), p.shape, p.band, p.packing, p.row_blocks, p.features, *numbers,
+        *inputs, p.view(grad_query), p.shape, p.packing, p.row_blocks, p.features, *numbers,
         **p.constants, **config.launch_arguments(query, value),
     )  # fmt: skip
     return grad_query, grad_key, grad_value, delta

@@ -6,16 +6,16 @@ import triton.language as tl
 
 from flashlab.kernels import configs
 from flashlab.kernels.launch import Problem, launch
-from flashlab.kernels.shaping import Place, capped_scores, dropped, head_seed, random_keys, random_rows, shape_scores
-from flashlab.kernels.tile import LN_2, LOG2_E, head_pointer, load_tile, online_softmax_step, store_tile
-from flashlab.kernels.walk import owned_tile, position, sequence, walk_of_rows
+from flashlab.kernels.shaping import capped_scores, dropped, place_of, random_keys, random_rows, shape_scores
+from flashlab.kernels.tile import LN_2, LOG2_E, head_of, load_tile, online_softmax_step, store_row, store_tile
+from flashlab.kernels.walk import exists, owned_tile, position, walk_of_rows
 from flashlab.layout import empty_out
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 
 @triton.jit
 def attend_tiles(
-    q, m, l, acc, K_head, V_head, k_strides, v_strides, start_m, begin, end, blocks, at, features, random, scale, MASKED: tl.constexpr,
+    q, m, l, acc, K, V, start_m, begin, end, blocks, at, features, random, scale, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -24,71 +24,53 @@ def attend_tiles(
         start_n = position(blocks, place, start_m, at, BLOCK_N)
         i = start_m + tl.arange(0, BLOCK_M)[:, None]
         j = start_n + tl.arange(0, BLOCK_N)[None, :]
-        k = load_tile(K_head, k_strides, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
+        k = load_tile(K, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
         scores = capped_scores(tl.dot(q, k.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_M, BLOCK_N]
         scores = shape_scores(scores, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
         p, m, l, acc = online_softmax_step(scores, m, l, acc)
         p = dropped(p, random, random_keys(j, at, features), features)
-        v = load_tile(V_head, v_strides, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
+        v = load_tile(V, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)  # [BLOCK_M, BLOCK_V]
     return m, l, acc
 
 
 @triton.jit
 def forward_kernel(
-    Q, K, V, Out, Lse, shape, band, packing, blocks, features, scale, keep_scale,
+    Q, K, V, Out, Lse, shape, packing, blocks, features, scale, keep_scale,
     BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # The last rows first: under a causal mask they see the most keys.
-    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    """One program owns BLOCK_M query rows of one head."""
+    program = tl.num_programs(0) - 1 - tl.program_id(0)  # the last rows first: under a causal mask they see the most keys
     batch, head, start_m = owned_tile(program, packing.starts_q, packing.sequences, shape.heads, shape.seqlen_q, BLOCK_M, SEQUENCES)
-    first_q, seqlen_q = sequence(packing.starts_q, batch, shape.seqlen_q)
-    first_k, seqlen_k = sequence(packing.starts_k, batch, shape.seqlen_k)
+    at = place_of(batch, head, shape, packing, features, BOTTOM_RIGHT)
     if packing.starts_q is not None:  # noqa: SIM102 (the first is decided by the compiler)
-        if start_m >= seqlen_q:
+        if start_m >= at.seqlen_q:
             return
-    diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
-    at = Place(
-        batch, head, shape.heads, seqlen_q, seqlen_k, first_q, first_k, band, diagonal, head_seed(features, batch, head, shape.heads)
-    )
 
-    K_head = head_pointer(K, batch, head // GROUP, first_k)
-    V_head = head_pointer(V, batch, head // GROUP, first_k)
-    q = load_tile(
-        head_pointer(Q, batch, head, first_q), Q.strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True
-    )  # [BLOCK_M, BLOCK_D]
+    K, V = head_of(K, batch, head // GROUP, at.first_k), head_of(V, batch, head // GROUP, at.first_k)
+    q = load_tile(head_of(Q, batch, head, at.first_q), start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
     m = tl.full([BLOCK_M], -float("inf"), tl.float32)
     l = tl.zeros([BLOCK_M], tl.float32)
     if features.sinks is not None:  # a key whose value is 0 has been seen already
-        sink = tl.load(features.sinks + head).to(tl.float32) * LOG2_E
-        m = tl.zeros([BLOCK_M], tl.float32) + sink
+        m = tl.zeros([BLOCK_M], tl.float32) + tl.load(features.sinks + head).to(tl.float32) * LOG2_E
         l = tl.where(m == -float("inf"), 0.0, 1.0)
     acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
 
     random = random_rows(start_m + tl.arange(0, BLOCK_M)[:, None], at, features)
-    begin, full_begin, full_end, end = walk_of_rows(blocks, start_m, at, MASK_MOD, BLOCK_M, BLOCK_N)
-    if band.left is not None or MASK_MOD is not None:
-        m, l, acc = attend_tiles(
-            q, m, l, acc, K_head, V_head, K.strides, V.strides, start_m, begin, full_begin, blocks, at, features, random, scale, True,
-            HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
-        )  # fmt: skip
-    m, l, acc = attend_tiles(
-        q, m, l, acc, K_head, V_head, K.strides, V.strides, start_m, full_begin, full_end, blocks, at, features, random, scale, False,
-        HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
-    )  # fmt: skip
-    if MASK_MOD is None:  # the right edge, or where the keys end
-        m, l, acc = attend_tiles(
-            q, m, l, acc, K_head, V_head, K.strides, V.strides, start_m, full_end, end, blocks, at, features, random, scale, True,
-            HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
-        )  # fmt: skip
+    bounds = walk_of_rows(blocks, start_m, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
+    for stretch in tl.static_range(3):
+        if exists(stretch, features.left is not None, MASK_MOD):
+            m, l, acc = attend_tiles(
+                q, m, l, acc, K, V, start_m, bounds[stretch], bounds[stretch + 1], blocks, at, features, random, scale, stretch != 1,
+                HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
+            )  # fmt: skip
 
     out = acc * (keep_scale / tl.where(l == 0.0, 1.0, l))[:, None]  # a row that saw no key: 0, not 0/0
-    store_tile(head_pointer(Out, batch, head, first_q), Out.strides, start_m, seqlen_q, out, VALUE_DIM, BLOCK_M, BLOCK_V)
-    rows = start_m + tl.arange(0, BLOCK_M)
+    store_tile(head_of(Out, batch, head, at.first_q), start_m, at.seqlen_q, out, VALUE_DIM, BLOCK_M, BLOCK_V)
     lse = (m + tl.log2(l)) * LN_2  # natural log; −inf where no key was seen
-    tl.store(head_pointer(Lse, batch, head, first_q) + rows, lse, mask=rows < seqlen_q)
+    store_row(head_of(Lse, batch, head, at.first_q), start_m, at.seqlen_q, lse, BLOCK_M)
 
 
 def forward(query, key, value, spec: Spec, extras: Extras = NO_EXTRAS, config: configs.Config | None = None):
@@ -103,7 +85,7 @@ def forward(query, key, value, spec: Spec, extras: Extras = NO_EXTRAS, config: c
     launch(
         forward_kernel, p.row_tiles(config) * p.shape.heads,
         p.view(query), p.view(key), p.view(value), p.view(out), p.view(lse),
-        p.shape, p.band, p.packing, p.row_blocks, p.features, spec.scale, 1 / (1 - spec.dropout_p),
+        p.shape, p.packing, p.row_blocks, p.features, spec.scale, 1 / (1 - spec.dropout_p),
         **p.constants, **config.launch_arguments(query, value),
     )  # fmt: skip
     return out, lse

@@ -7,7 +7,6 @@ import triton
 from flashlab.kernels import configs
 from flashlab.kernels.shaping import Features, as_jit, features_of
 from flashlab.kernels.tile import Packing, Shape, View
-from flashlab.kernels.walk import Band
 
 
 def launch(kernel, programs, *arguments, **constants):
@@ -23,7 +22,6 @@ class Problem:
     batch: int  # batch elements, or packed sequences
     shape: Shape
     heads_kv: int
-    band: Band
     packing: Packing
     features: Features
     row_blocks: View | None
@@ -34,12 +32,10 @@ class Problem:
     def of(cls, query, key, value, spec, extras):
         starts_q, starts_k = extras.cu_seqlens_q, extras.cu_seqlens_k
         sequences = None if starts_q is None else len(starts_q) - 1
-        left, right = spec.edges
         return cls(
             batch=query.shape[0] if sequences is None else sequences,
             shape=Shape(query.shape[1], query.shape[2], key.shape[2]),
             heads_kv=key.shape[1],
-            band=Band(None if left < 0 else left, None if right < 0 else right),
             packing=Packing(starts_q, starts_k, sequences),
             features=features_of(spec, extras),
             row_blocks=_lists(extras.row_blocks),

@@ -11,15 +11,15 @@ import triton.language as tl
 from flashlab.kernels import configs
 from flashlab.kernels.backward import score_gradient
 from flashlab.kernels.launch import Problem, launch
-from flashlab.kernels.shaping import Place, head_seed, random_rows
-from flashlab.kernels.tile import head_pointer, load_lse, load_row, load_tile
+from flashlab.kernels.shaping import place_of, random_rows
+from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile
 from flashlab.kernels.walk import walk_of_rows
 from flashlab.spec import Extras, Spec
 
 
 @triton.jit
 def mask_gradient_kernel(
-    Q, K, V, GradOut, Lse, Delta, GradMask, mask_shape, batches, shape, band, features, scale, keep_scale,
+    Q, K, V, GradOut, Lse, Delta, GradMask, mask_shape, batches, shape, packing, features, scale, keep_scale,
     BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr, ONE_ROW: tl.constexpr, ONE_KEY: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
@@ -40,46 +40,29 @@ def mask_gradient_kernel(
     row_begin, row_end = (0, seqlen_q) if ONE_ROW else (tile_m * BLOCK_M, tile_m * BLOCK_M + 1)
     key_begin, key_end = (0, seqlen_k) if ONE_KEY else (tile_n * BLOCK_N, tile_n * BLOCK_N + 1)
 
-    diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for batch in range(first_batch, first_batch + batch_count):
         for head in range(first_head, first_head + head_count):
-            at = Place(batch, head, shape.heads, seqlen_q, seqlen_k, 0, 0, band, diagonal, head_seed(features, batch, head, shape.heads))
-            Q_head, GradOut_head = head_pointer(Q, batch, head, 0), head_pointer(GradOut, batch, head, 0)
-            K_head, V_head = head_pointer(K, batch, head // GROUP, 0), head_pointer(V, batch, head // GROUP, 0)
+            at = place_of(batch, head, shape, packing, features, BOTTOM_RIGHT)
+            q_head, do_head = head_of(Q, batch, head, 0), head_of(GradOut, batch, head, 0)
+            k_head, v_head = head_of(K, batch, head // GROUP, 0), head_of(V, batch, head // GROUP, 0)
             for start_m in range(row_begin, row_end, BLOCK_M):
                 i = start_m + tl.arange(0, BLOCK_M)[:, None]
                 random = random_rows(i, at, features)
-                q = load_tile(Q_head, Q.strides, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
-                do = load_tile(GradOut_head, GradOut.strides, start_m, seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
-                lse = load_lse(head_pointer(Lse, batch, head, 0), start_m, seqlen_q, BLOCK_M, True)  # [BLOCK_M]
-                delta = load_row(head_pointer(Delta, batch, head, 0), start_m, seqlen_q, 0.0, BLOCK_M, True)  # [BLOCK_M]
-                begin, full_begin, full_end, end = walk_of_rows(None, start_m, at, MASK_MOD, BLOCK_M, BLOCK_N)
+                q = load_tile(q_head, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
+                do = load_tile(do_head, start_m, seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
+                lse = load_lse(head_of(Lse, batch, head, 0), start_m, seqlen_q, BLOCK_M, True)  # [BLOCK_M]
+                delta = load_row(head_of(Delta, batch, head, 0), start_m, seqlen_q, 0.0, BLOCK_M, True)  # [BLOCK_M]
+                begin, full_begin, full_end, end = walk_of_rows(None, start_m, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
                 for start_n in range(tl.maximum(key_begin, begin), tl.minimum(key_end, end), BLOCK_N):
                     j = start_n + tl.arange(0, BLOCK_N)[None, :]
-                    k = load_tile(K_head, K.strides, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, True)  # [BLOCK_N, BLOCK_D]
-                    v = load_tile(V_head, V.strides, start_n, seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, True)  # [BLOCK_N, BLOCK_V]
-                    total += score_gradient(
-                        q,
-                        do,
-                        lse,
-                        delta,
-                        k,
-                        v,
-                        i,
-                        j,
-                        at,
-                        features,
-                        random,
-                        scale,
-                        keep_scale,
-                        True,
-                        True,
-                        MASK_MOD,
-                        BIAS_MOD,
-                        FAST_TANH,
-                        PRECISION,
-                    )  # [BLOCK_M, BLOCK_N]
+                    k = load_tile(k_head, start_n, seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, True)  # [BLOCK_N, BLOCK_D]
+                    v = load_tile(v_head, start_n, seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, True)  # [BLOCK_N, BLOCK_V]
+                    ds = score_gradient(
+                        q, do, lse, delta, k, v, i, j, at, features, random, scale, keep_scale, True, True,
+                        MASK_MOD, BIAS_MOD, FAST_TANH, PRECISION,
+                    )  # fmt: skip
+                    total += ds  # [BLOCK_M, BLOCK_N]
 
     i = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
     j = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
@@ -88,8 +71,12 @@ def mask_gradient_kernel(
         total, i, rows = tl.sum(total, axis=0, keep_dims=True), tl.zeros([1, 1], tl.int32), 1
     if ONE_KEY:
         total, j, keys = tl.sum(total, axis=1, keep_dims=True), tl.zeros([1, 1], tl.int32), 1
-    pointers = head_pointer(GradMask, mask_batch, mask_head, 0) + i.to(tl.int64) * GradMask.strides[2] + j * GradMask.strides[3]
-    tl.store(pointers, total.to(GradMask.pointer.dtype.element_ty), mask=(i < rows) & (j < keys))
+    grad = head_of(GradMask, mask_batch, mask_head, 0)
+    tl.store(
+        grad.pointer + i.to(tl.int64) * grad.strides[2] + j * grad.strides[3],
+        total.to(grad.pointer.dtype.element_ty),
+        mask=(i < rows) & (j < keys),
+    )
 
 
 def mask_gradient(grad_out, query, key, value, lse, delta, spec: Spec, extras: Extras):
@@ -103,7 +90,7 @@ def mask_gradient(grad_out, query, key, value, lse, delta, spec: Spec, extras: E
     launch(
         mask_gradient_kernel, mask.shape[0] * mask.shape[1] * tiles,
         *(p.view(x) for x in (query, key, value, grad_out, lse, delta, grad)), tuple(mask.shape[:2]), query.shape[0],
-        p.shape, p.band, p.features, spec.scale, 1 / (1 - spec.dropout_p),
+        p.shape, p.packing, p.features, spec.scale, 1 / (1 - spec.dropout_p),
         ONE_ROW=one_row, ONE_KEY=one_key, **p.constants, **config.launch_arguments(query, value),
     )  # fmt: skip
     return grad

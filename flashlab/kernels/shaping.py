@@ -13,12 +13,15 @@ import triton.language as tl
 
 from flashlab import formulas as plain_formulas
 from flashlab.kernels.tile import LOG2_E, View
-from flashlab.kernels.walk import highest_key, lowest_key
+from flashlab.kernels.walk import highest_key, lowest_key, sequence
+from flashlab.spec import UNLIMITED
 
 
 class Features(NamedTuple):
-    """What shapes scores beyond `scale`. None: off, and the compiler never sees it."""
+    """What hides or shapes scores beyond `scale`. None: off, and the compiler never sees it."""
 
+    left: Any = None  # a row sees keys from its diagonal − left on
+    right: Any = None  # … to its diagonal + right
     softcap: Any = None
     slopes: Any = None  # View (batch, head)
     bias: Any = None  # View (batch, head, row, column): added
@@ -34,16 +37,14 @@ class Features(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a program is: its head, the lengths of its sequence, where that begins in a packed tensor, and which keys a row may see."""
+    """Where a program is: its head, the lengths of its sequence, and where that begins in a packed tensor."""
 
     batch: Any
     head: Any
-    heads: Any
     seqlen_q: Any
     seqlen_k: Any
     first_q: Any
     first_k: Any
-    band: Any  # walk.Band
     diagonal: Any  # the key that lies on the diagonal of row 0
     seed: Any  # where dropout's random numbers begin for this head
 
@@ -67,7 +68,10 @@ def features_of(spec, extras):
     """The Features of a call."""
     mask, slopes = extras.attn_mask, extras.alibi_slopes
     is_bool = mask is not None and mask.dtype == torch.bool
+    left, right = spec.edges
     return Features(
+        left=None if left == UNLIMITED else left,
+        right=None if right == UNLIMITED else right,
         softcap=spec.softcap or None,
         slopes=None if slopes is None else View(slopes, (slopes.stride(0) if len(slopes) > 1 else 0, slopes.stride(1))),
         bias=None if is_bool else _pairs(mask),
@@ -152,10 +156,10 @@ def shape_scores(scores, i, j, at, features, MASKED: tl.constexpr, MASK_MOD: tl.
         scores = tl.where(load_pairs(features.allowed, i, j, at, features, 0) != 0, scores, -float("inf"))
     if MASKED:
         seen = j < at.seqlen_k
-        if at.band.left is not None:
-            seen &= j >= i + lowest_key(at)
-        if at.band.right is not None:
-            seen &= j <= i + highest_key(at)
+        if features.left is not None:
+            seen &= j >= i + lowest_key(at, features)
+        if features.right is not None:
+            seen &= j <= i + highest_key(at, features)
         if MASK_MOD is not None:
             if features.query_labels is None:
                 seen &= MASK_MOD(at.batch, at.head, i, j)
@@ -174,6 +178,16 @@ def head_seed(features, batch, head, heads):
         return 0
     else:
         return plane_seed(tl.load(features.seed), batch * heads + head)
+
+
+@triton.jit
+def place_of(batch, head, shape, packing, features, BOTTOM_RIGHT: tl.constexpr):
+    """The Place of a program that works on this head."""
+    first_q, seqlen_q = sequence(packing.starts_q, batch, shape.seqlen_q)
+    first_k, seqlen_k = sequence(packing.starts_k, batch, shape.seqlen_k)
+    diagonal = seqlen_k - seqlen_q if BOTTOM_RIGHT else 0
+    seed = head_seed(features, batch, head, shape.heads)
+    return Place(batch, head, seqlen_q, seqlen_k, first_q, first_k, diagonal, seed)
 
 
 @triton.jit

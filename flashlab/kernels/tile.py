@@ -41,24 +41,24 @@ def view(x):
 
 
 @triton.jit
-def head_pointer(tensor, batch, head, first):
-    """Where row `first` of one head of one batch element lies. In 64 bits: a tensor may have more than 2³¹ elements."""
+def head_of(tensor, batch, head, first):
+    """One head of one batch element, from row `first` on. In 64 bits: a tensor may have more than 2³¹ elements."""
     batch, head, first = tl.cast(batch, tl.int64), tl.cast(head, tl.int64), tl.cast(first, tl.int64)
-    return tensor.pointer + batch * tensor.strides[0] + head * tensor.strides[1] + first * tensor.strides[2]
+    return View(tensor.pointer + batch * tensor.strides[0] + head * tensor.strides[1] + first * tensor.strides[2], tensor.strides)
 
 
 @triton.jit
-def tile_pointers(head, strides, start, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+def tile_pointers(head, start, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
     rows = tl.arange(0, ROWS)
     cols = tl.arange(0, BLOCK_D)
-    first = head + tl.cast(start, tl.int64) * strides[2]
-    return first + rows[:, None] * strides[2] + cols[None, :] * strides[3]  # [ROWS, BLOCK_D]
+    first = head.pointer + tl.cast(start, tl.int64) * head.strides[2]
+    return first + rows[:, None] * head.strides[2] + cols[None, :] * head.strides[3]  # [ROWS, BLOCK_D]
 
 
 @triton.jit
-def load_tile(head, strides, start, seqlen, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, RAGGED: tl.constexpr):
+def load_tile(head, start, seqlen, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, RAGGED: tl.constexpr):
     """Rows start, start + 1, … of a head. Columns past HEAD_DIM, and (when RAGGED) rows past seqlen, are 0."""
-    pointers = tile_pointers(head, strides, start, ROWS, BLOCK_D)
+    pointers = tile_pointers(head, start, ROWS, BLOCK_D)
     in_rows = (start + tl.arange(0, ROWS) < seqlen)[:, None]
     in_cols = (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
     if RAGGED and BLOCK_D != HEAD_DIM:
@@ -72,29 +72,34 @@ def load_tile(head, strides, start, seqlen, HEAD_DIM: tl.constexpr, ROWS: tl.con
 
 
 @triton.jit
-def store_tile(head, strides, start, seqlen, tile, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+def store_tile(head, start, seqlen, tile, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
     """Store a tile's rows below seqlen and columns below HEAD_DIM, in the tensor's dtype."""
-    pointers = tile_pointers(head, strides, start, ROWS, BLOCK_D)
     in_rows = (start + tl.arange(0, ROWS) < seqlen)[:, None]
     in_cols = (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
-    tl.store(pointers, tile.to(head.dtype.element_ty), mask=in_rows & in_cols)
+    tl.store(tile_pointers(head, start, ROWS, BLOCK_D), tile.to(head.pointer.dtype.element_ty), mask=in_rows & in_cols)
 
 
 @triton.jit
-def load_row(row, start, seqlen, other, ROWS: tl.constexpr, RAGGED: tl.constexpr):
+def load_row(head, start, seqlen, other, ROWS: tl.constexpr, RAGGED: tl.constexpr):
     """One number for each row of a tile: [ROWS]. Rows past the end get `other`."""
     rows = start + tl.arange(0, ROWS)
     if RAGGED:
-        return tl.load(row + rows, mask=rows < seqlen, other=other)
+        return tl.load(head.pointer + rows * head.strides[2], mask=rows < seqlen, other=other)
     else:
-        return tl.load(row + rows)
+        return tl.load(head.pointer + rows * head.strides[2])
 
 
 @triton.jit
-def load_lse(lse, start, seqlen, ROWS: tl.constexpr, RAGGED: tl.constexpr):
+def store_row(head, start, seqlen, row, ROWS: tl.constexpr):
+    rows = start + tl.arange(0, ROWS)
+    tl.store(head.pointer + rows * head.strides[2], row, mask=rows < seqlen)
+
+
+@triton.jit
+def load_lse(head, start, seqlen, ROWS: tl.constexpr, RAGGED: tl.constexpr):
     """Logsumexp of some rows in base 2: [ROWS]. Rows past the end, and rows that saw no key, get +inf: exp2(s − inf) = 0."""
-    row_lse = load_row(lse, start, seqlen, float("inf"), ROWS, RAGGED)
-    return tl.where(row_lse == -float("inf"), float("inf"), row_lse * LOG2_E)
+    lse = load_row(head, start, seqlen, float("inf"), ROWS, RAGGED)
+    return tl.where(lse == -float("inf"), float("inf"), lse * LOG2_E)
 
 
 @triton.jit

@@ -4,21 +4,12 @@ A walk is (begin, full_begin, full_end, end): tiles from begin to full_begin and
 those in between are whole.
 """
 
-from typing import Any, NamedTuple
-
 import triton
 import triton.language as tl
 
 from flashlab.blocks import BLOCK
 
 MASK_BLOCK = tl.constexpr(BLOCK)
-
-
-class Band(NamedTuple):
-    """Row i sees keys i + diagonal − left … i + diagonal + right; None: no such edge. The diagonal is 0, or Sk − Sq at the bottom right."""
-
-    left: Any
-    right: Any
 
 
 @triton.jit
@@ -52,15 +43,15 @@ def sequence(starts, batch, seqlen):
 
 
 @triton.jit
-def lowest_key(at):
+def lowest_key(at, features):
     """Row i sees no key before i + lowest_key; only asked where the window has a left edge."""
-    return at.diagonal - at.band.left
+    return at.diagonal - features.left
 
 
 @triton.jit
-def highest_key(at):
+def highest_key(at, features):
     """Row i sees no key after i + highest_key; only asked where there is a right edge, as under a causal mask."""
-    return at.diagonal + at.band.right
+    return at.diagonal + features.right
 
 
 @triton.jit
@@ -85,23 +76,32 @@ def walk(
 
 
 @triton.jit
-def walk_of_rows(blocks, start_m, at, MASK_MOD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def exists(stretch, HAS_LOWEST: tl.constexpr, MASK_MOD: tl.constexpr):
+    """Whether the stretch 0 (begin … full_begin), 1 or 2 (full_end … end) of a walk can hold a tile at all: known to the compiler."""
+    if MASK_MOD is not None:  # every tile is masked, or partial ones come first in a list
+        return stretch != 2
+    else:
+        return stretch != 0 or HAS_LOWEST
+
+
+@triton.jit
+def walk_of_rows(blocks, start_m, at, features, MASK_MOD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """The keys that BLOCK_M rows visit."""
     if blocks is not None:
         return walk_of_list(blocks, start_m, at)
     else:
         lowest, highest = 0, 0
-        if at.band.left is not None:
-            lowest = lowest_key(at)
-        if at.band.right is not None:
-            highest = highest_key(at)
+        if features.left is not None:
+            lowest = lowest_key(at, features)
+        if features.right is not None:
+            highest = highest_key(at, features)
         return walk(
             start_m,
             at.seqlen_k,
             lowest,
             highest,
-            at.band.left is not None,
-            at.band.right is not None,
+            features.left is not None,
+            features.right is not None,
             MASK_MOD is not None,
             BLOCK_M,
             BLOCK_N,
@@ -109,23 +109,23 @@ def walk_of_rows(blocks, start_m, at, MASK_MOD: tl.constexpr, BLOCK_M: tl.conste
 
 
 @triton.jit
-def walk_of_keys(blocks, start_n, at, MASK_MOD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def walk_of_keys(blocks, start_n, at, features, MASK_MOD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """The rows that visit BLOCK_N keys: the same band, seen from the other side."""
     if blocks is not None:
         return walk_of_list(blocks, start_n, at)
     else:
         lowest, highest = 0, 0
-        if at.band.right is not None:
-            lowest = -highest_key(at)
-        if at.band.left is not None:
-            highest = -lowest_key(at)
+        if features.right is not None:
+            lowest = -highest_key(at, features)
+        if features.left is not None:
+            highest = -lowest_key(at, features)
         return walk(
             start_n,
             at.seqlen_q,
             lowest,
             highest,
-            at.band.right is not None,
-            at.band.left is not None,
+            features.right is not None,
+            features.left is not None,
             MASK_MOD is not None,
             BLOCK_N,
             BLOCK_M,

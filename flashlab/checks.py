@@ -33,6 +33,9 @@ def tensors(query, key, value, dims):
             )
         _same_device(name, tensor, query.device)
     device = query.device.type
+    if device != "cpu":
+        for name, tensor in (("query", query), ("key", key), ("value", value)):
+            _addressable(name, tensor)
     if device not in DTYPES and device != "meta":
         raise ValueError(f"query is on {query.device}: flashlab runs on cuda and cpu. Move the tensors with .to('cpu') or .to('cuda').")
     allowed = DTYPES.get(device, DTYPES["cpu"])
@@ -246,6 +249,17 @@ def _running_total(name, starts, total):
         if end < begin:
             raise ValueError(
                 f"{name} falls from {begin} to {end} at sequence {number}: it is a running total of lengths, pass lengths.cumsum(0)."
+            )
+
+
+def _addressable(name, tensor):
+    """Inside of a tile of at most 256 rows and columns, kernels count elements in 32 bits."""
+    for what, dim in (("row", 2 if tensor.dim() == 4 else 0), ("column", -1)):
+        stride = tensor.stride(dim)
+        if stride >= 2**23 and tensor.shape[dim] > 1:
+            raise ValueError(
+                f"{name}'s {what}s lie {stride} elements apart, and kernels address fewer than {2**23}: pass {name}.contiguous(), "
+                "or a layout whose batch and heads lie outside of the sequence."
             )
 
 

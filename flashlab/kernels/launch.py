@@ -6,7 +6,7 @@ import triton
 
 from flashlab.kernels import configs
 from flashlab.kernels.shaping import Features, as_jit, features_of
-from flashlab.kernels.tile import Packing, Shape, View
+from flashlab.kernels.tile import Packing, Shape, View, broadcast_view
 
 
 def launch(kernel, programs, *arguments, **constants):
@@ -38,8 +38,8 @@ class Problem:
             heads_kv=key.shape[1],
             packing=Packing(starts_q, starts_k, sequences),
             features=features_of(spec, extras),
-            row_blocks=_lists(extras.row_blocks),
-            key_blocks=_lists(extras.key_blocks),
+            row_blocks=broadcast_view(extras.row_blocks),
+            key_blocks=broadcast_view(extras.key_blocks),
             constants=dict(
                 BOTTOM_RIGHT=spec.bottom_right,
                 SEQUENCES=1 if sequences is None else triton.next_power_of_2(max(1, sequences)),
@@ -69,12 +69,3 @@ class Problem:
         if self.packed:  # see `walk.owned_tile`
             return length // block + self.batch if self.batch else 0
         return triton.cdiv(length, block) * self.batch
-
-
-def _lists(blocks):
-    """A block mask's lists, the same for all batch elements or heads where there is one."""
-    return (
-        None
-        if blocks is None
-        else View(blocks, tuple(stride if size > 1 else 0 for size, stride in zip(blocks.shape[:3], blocks.stride(), strict=False)))
-    )

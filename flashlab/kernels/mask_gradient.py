@@ -73,7 +73,7 @@ def mask_gradient_kernel(
         total, j, keys = tl.sum(total, axis=1, keep_dims=True), tl.zeros([1, 1], tl.int32), 1
     grad = head_of(GradMask, mask_batch, mask_head, 0)
     tl.store(
-        grad.pointer + i.to(tl.int64) * grad.strides[2] + j * grad.strides[3],
+        grad.pointer + i.to(tl.int64) * grad.strides[2] + j.to(tl.int64) * grad.strides[3],
         total.to(grad.pointer.dtype.element_ty),
         mask=(i < rows) & (j < keys),
     )

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from flashlab import formulas as plain_formulas
-from flashlab.kernels.tile import LOG2_E, View
+from flashlab.kernels.tile import LOG2_E, broadcast_view
 from flashlab.kernels.walk import highest_key, lowest_key, sequence
 from flashlab.spec import UNLIMITED
 
@@ -66,24 +66,24 @@ alibi, plane_seed, row_bits, key_bits, pair_is_kept = (
 
 def features_of(spec, extras):
     """The Features of a call."""
-    mask, slopes = extras.attn_mask, extras.alibi_slopes
+    mask = extras.attn_mask
     is_bool = mask is not None and mask.dtype == torch.bool
     left, right = spec.edges
     return Features(
         left=None if left == UNLIMITED else left,
         right=None if right == UNLIMITED else right,
         softcap=spec.softcap or None,
-        slopes=None if slopes is None else View(slopes, (slopes.stride(0) if len(slopes) > 1 else 0, slopes.stride(1))),
-        bias=None if is_bool else _pairs(mask),
-        allowed=_pairs(mask.view(torch.uint8)) if is_bool else None,
+        slopes=broadcast_view(extras.alibi_slopes),
+        bias=None if is_bool else broadcast_view(mask),
+        allowed=broadcast_view(mask.view(torch.uint8)) if is_bool else None,
         one_row=1 if mask is not None and mask.shape[2] == 1 else None,
         one_key=1 if mask is not None and mask.shape[3] == 1 else None,
         sinks=extras.sinks,
         seed=extras.seed,
         threshold=plain_formulas.threshold(spec.dropout_p) if spec.dropout_p else None,
         zero=0.0 if spec.dropout_p else None,
-        query_labels=_labels(extras.query_labels),
-        key_labels=_labels(extras.key_labels),
+        query_labels=broadcast_view(extras.query_labels),
+        key_labels=broadcast_view(extras.key_labels),
     )
 
 
@@ -94,19 +94,6 @@ def as_jit(mod):
         return mod
     scope = {**mod.__globals__, "tl": tl}
     return triton.jit(types.FunctionType(mod.__code__, scope, mod.__name__, mod.__defaults__, mod.__closure__))
-
-
-def _pairs(mask):
-    """A mask (B or 1, H or 1, Sq or 1, Sk or 1) as kernels take it."""
-    return (
-        None
-        if mask is None
-        else View(mask, tuple(stride if size > 1 else 0 for size, stride in zip(mask.shape, mask.stride(), strict=True)))
-    )
-
-
-def _labels(labels):
-    return None if labels is None else View(labels, (labels.stride(0) if len(labels) > 1 else 0, labels.stride(1)))
 
 
 @triton.jit
@@ -224,13 +211,13 @@ def load_pairs(tensor, i, j, at, features, other):
         if features.one_key is not None:
             return tl.load(pointers)
         else:
-            return tl.load(pointers + j * tensor.strides[3], mask=j < at.seqlen_k, other=other)
+            return tl.load(pointers + j.to(tl.int64) * tensor.strides[3], mask=j < at.seqlen_k, other=other)
     else:
         pointers = pointers + i.to(tl.int64) * tensor.strides[2]
         if features.one_key is not None:
             return tl.load(pointers, mask=i < at.seqlen_q, other=other)
         else:
-            return tl.load(pointers + j * tensor.strides[3], mask=(i < at.seqlen_q) & (j < at.seqlen_k), other=other)
+            return tl.load(pointers + j.to(tl.int64) * tensor.strides[3], mask=(i < at.seqlen_q) & (j < at.seqlen_k), other=other)
 
 
 @triton.jit

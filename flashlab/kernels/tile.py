@@ -40,6 +40,13 @@ def view(x):
     return None if x is None else View(x, x.stride())
 
 
+def broadcast_view(x):
+    """A tensor that broadcasts: stride 0 where one element stands for all. None stays None."""
+    if x is None:
+        return None
+    return View(x, tuple(stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True)))
+
+
 @triton.jit
 def head_of(tensor, batch, head, first):
     """One head of one batch element, from row `first` on. In 64 bits: a tensor may have more than 2³¹ elements."""

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from flashlab import attention, ops
+from flashlab import attention, explain, ops
 from flashlab.bench.peak import peak_bytes
 from tests.protocol import (
     CASES,
@@ -241,6 +241,12 @@ def test_a_model_trains_the_same_on_both_attentions():
         for attend in (gpt.naive_attention, functools.partial(attention, is_causal=True))
     ]
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
+
+
+def test_explain_says_what_runs():
+    query = torch.zeros(1, 1, 64, 64, dtype=torch.float16, device="cuda")
+    found = explain(query, query, query, is_causal=True)
+    assert found.path == "triton" and set(found.tiles) == {"forward", "dkdv", "dq"}
 
 
 def test_float64_is_refused():

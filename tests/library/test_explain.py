@@ -1,8 +1,10 @@
 """`flashlab.explain`: which path a call takes, and why."""
 
+import pytest
 import torch
 
 from flashlab import block_mask, explain
+from flashlab.attention import described
 from tests.protocol import jagged
 
 
@@ -34,3 +36,16 @@ def test_it_says_what_a_mask_mod_costs_and_what_would_be_cheaper():
 def test_nothing_is_computed():
     query = torch.empty(1, 1, 2**20, 8, device="meta")
     assert explain(query, query, query, is_causal=True).path == "blockwise"
+
+
+def test_on_a_gpu_it_names_the_tiles(monkeypatch):
+    pytest.importorskip("triton")
+    from flashlab.explain import _tiles
+    from flashlab.kernels import configs
+
+    monkeypatch.setattr(configs, "target_of", lambda query: (9, 0))
+    query = torch.randn(1, 2, 30, 64, dtype=torch.bfloat16)
+    mask = torch.randn(30, 30, requires_grad=True)
+    query, _, value, spec, extras = described(query, query, query, attn_mask=mask)
+    tiles = _tiles(query, value, spec, extras)
+    assert set(tiles) == {"forward", "dkdv", "dq", "mask_gradient"} and tiles["forward"] == (128, 64, 4, 3)

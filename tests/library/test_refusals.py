@@ -48,6 +48,11 @@ REFUSALS = [
         call(*(Q.to(torch.int64),) * 3),
         "query is torch.int64: on cpu flashlab computes float16, bfloat16, float32, float64. Cast query, key and value to one of them.",
     ),
+    (
+        call(*(torch.empty_strided((1, 2, 4, 8), (8, 8, 2**24, 1), device="meta"),) * 3),
+        "query's rows lie 16777216 elements apart, and kernels address fewer than 8388608: pass query.contiguous(), "
+        "or a layout whose batch and heads lie outside of the sequence.",
+    ),
     # shapes
     (
         call(zeros(2, 2, 4, 8)),

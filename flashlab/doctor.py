@@ -52,7 +52,7 @@ def _triton():
     version = _triton_version()
     if version is None:
         mend = {"Windows": "pip install triton-windows", "Linux": "pip install triton"}.get(
-            platform.system(), "Triton has no build for this system: lessons 06-08 run on Colab or Linux."
+            platform.system(), "Triton has no build for this system: lessons 06-09 run on Colab or Linux."
         )
         return Finding("Triton", "missing", "not installed: attention runs on the CPU only, lessons 00-05 and 11 work", mend)
     if not version.startswith(TESTED_TRITON):

@@ -94,6 +94,7 @@ TURING = {
 }
 TURING_FLOAT32 = {key: Config(16, 16, num_warps=4, num_stages=1) for key in TURING}
 TURING_FLOAT32["dkdv", 256] = Config(16, 8, num_warps=4, num_stages=1)
+TURING_FLOAT32["dq", 256] = Config(8, 16, num_warps=4, num_stages=1)
 
 # AMD's MI300 has 64 KiB as well, and matrix cores. Compiled, never run.
 AMD = {**PORTABLE, ("forward", 256): Config(32, 32, num_warps=4, num_stages=1)}

@@ -49,9 +49,10 @@ HOPPER = {
     ("mask_gradient", 256): Config(64, 32, num_warps=4, num_stages=1),
 }
 
-# A causal call leaves half of the rows out: longer tiles of them lose less at the start. With more on its mind the kernel would spill.
+# With a causal mask or a window and nothing else, longer tiles of rows were faster there; with more features they spill.
 HOPPER_BANDED = {**HOPPER, ("dkdv", 64): Config(128, 64, num_warps=4, num_stages=2)}
 
+# Tiles of attn_mask take shared memory as well.
 HOPPER_MASKED = {**HOPPER, ("forward", 128): Config(128, 64, num_warps=8, num_stages=3)}
 
 # Every other GPU with tensor cores: sized to the 99 KiB of consumer Ampere and Ada, which A100 and Blackwell exceed.

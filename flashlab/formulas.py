@@ -39,8 +39,9 @@ def key_bits(plane_seed, j):
 def kept(row, key, threshold):
     """True where dropout keeps the pair, for `row` and `key` from `row_bits` and `key_bits`.
 
-    Multiply-add of random 32-bit numbers, one instruction a pair: any two pairs are dropped independently.
-    Source: Dietzfelbinger, Universal hashing and k-wise independent random variables via integer arithmetic (1996).
+    Multiply-add of random 32-bit numbers, one instruction a pair. Tests hold neighbouring pairs, rows, keys and heads to be uncorrelated.
+    After Dietzfelbinger, Universal hashing and k-wise independent random variables via integer arithmetic (1996), who adds in twice the
+    width and can prove independence; here it is measured.
     """
     factor, offset = row
     return factor * key + offset >= threshold

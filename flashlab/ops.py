@@ -62,7 +62,7 @@ def _described(query, features):
 
 
 def _define(name, arguments, results):
-    """An operator of the library; its kernels are registered with `_on`, its shapes with torch.library.register_fake."""
+    """An operator of the library; its kernels and shapes are registered below."""
     torch.library.define(f"flashlab::{name}", f"({arguments}, {FEATURES}) -> {results}")
     return getattr(torch.ops.flashlab, name).default
 

@@ -96,16 +96,9 @@ def walk_of_rows(blocks, start_m, at, features, MASK_MOD: tl.constexpr, BLOCK_M:
         if features.right is not None:
             highest = highest_key(at, features)
         return walk(
-            start_m,
-            at.seqlen_k,
-            lowest,
-            highest,
-            features.left is not None,
-            features.right is not None,
-            MASK_MOD is not None,
-            BLOCK_M,
-            BLOCK_N,
-        )
+            start_m, at.seqlen_k, lowest, highest,
+            features.left is not None, features.right is not None, MASK_MOD is not None, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -120,16 +113,9 @@ def walk_of_keys(blocks, start_n, at, features, MASK_MOD: tl.constexpr, BLOCK_M:
         if features.left is not None:
             highest = -lowest_key(at, features)
         return walk(
-            start_n,
-            at.seqlen_q,
-            lowest,
-            highest,
-            features.right is not None,
-            features.left is not None,
-            MASK_MOD is not None,
-            BLOCK_N,
-            BLOCK_M,
-        )
+            start_n, at.seqlen_q, lowest, highest,
+            features.right is not None, features.left is not None, MASK_MOD is not None, BLOCK_N, BLOCK_M,
+        )  # fmt: skip
 
 
 @triton.jit

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flashlab import reference
 from tests.protocol import FEATURE_CASES, PLAIN_CASES, Case, assert_as_good_as_plain
 
 pytest.importorskip("triton")  # no build for macOS
@@ -43,6 +44,18 @@ def test_error_is_at_most_twice_that_of_plain_torch(case):
 def test_error_is_at_most_twice_that_of_plain_torch_in_float16(case):
     tensors = case.tensors(torch.float16, DEVICE)
     assert_as_good_as_plain(case, run(case, tensors), tensors)
+
+
+@pytest.mark.parametrize("features", [(), ("bottom_right", "left_window"), ("softcap", "sinks")], ids=str)
+def test_the_gradient_that_reaches_lse(features):
+    case = Case(70, 45, 24, features=features, heads=4, heads_kv=2)
+    query, key, value, grad_out = case.tensors(torch.float32, DEVICE)
+    _, _, _, spec, extras = case.described(query, key, value)
+    out, lse = forward(query, key, value, spec, extras)
+    grad_lse = torch.randn(1, 70, 4, device=DEVICE).transpose(1, 2)  # any strides
+    expected = reference.all_gradients(grad_out, query, key, value, spec, grad_lse, extras)
+    for mine, truth in zip(backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)[:3], expected[:3], strict=True):
+        torch.testing.assert_close(mine.double(), truth, atol=1e-4, rtol=1e-4)
 
 
 def guarded(x, fill):

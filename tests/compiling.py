@@ -124,19 +124,22 @@ def _usage(compiled, gpu):
 
 HEAD_DIMS = (64, 128, 256)  # where `configs` changes its mind
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# Plain causal calls, the forward kernel of long sequences without a mask, and the gradient of a mask: kernels by name, None for all.
+EVERY_DAY = {"causal": None, "long": ("forward",), "mask": ("mask_gradient",)}
 
 
 def compile_table(target, everything=False):
-    """(dtype, head_dim, variant, Compiled) for what `configs` can choose on `target`: plain causal calls, and the gradient of a mask.
+    """(dtype, head_dim, variant, Compiled) for what `configs` can choose on `target`: see EVERY_DAY.
 
     With `everything` also each kernel of calls with a mask, a block mask and its labels, packed sequences, and all features at once.
     """
     for dtype in DTYPES:
         for head_dim in HEAD_DIMS:
             for variant, (spec, extras) in _variants(dtype).items():
-                if everything or variant in ("causal", "mask"):
-                    query, key, value = (torch.empty(2, heads, 256, head_dim, dtype=dtype) for heads in (4, 2, 2))
-                    only = ("mask_gradient",) if variant == "mask" and not everything else None
+                if everything or variant in EVERY_DAY:
+                    seqlen = 8192 if variant == "long" else 256
+                    query, key, value = (torch.empty(2, heads, seqlen, head_dim, dtype=dtype) for heads in (4, 2, 2))
+                    only = None if everything else EVERY_DAY[variant]
                     for compiled in compile_call(target, query, key, value, spec, extras, only):
                         yield dtype, head_dim, variant, compiled
 
@@ -148,6 +151,7 @@ def _variants(dtype):
     documents_extras = Extras(query_labels=labels, key_labels=labels, row_blocks=lists, key_blocks=lists)
     return {
         "causal": (Spec(0.1, True), Extras()),
+        "long": (Spec(0.1), Extras()),
         "mask": (Spec(0.1), Extras(attn_mask=mask)),
         "block mask": (Spec(0.1, mask_mod=documents), documents_extras),
         "packed": (Spec(0.1, True), Extras(cu_seqlens_q=starts, cu_seqlens_k=starts)),

@@ -14,24 +14,22 @@ HEAD = """# What every kernel compiles to
 
 Written by `make compiled` with Triton {version} on a CPU. Compiled is not run: of these GPUs only sm_90 has run the kernels. AMD's gfx942
 (MI300) has not, nor has a T4 (sm_75). Shared memory in KiB of what one program may use, registers of a thread, and the bytes that a
-thread spills to slow memory because registers ran out; `tests/library/test_compile.py` holds each to its limit. Plain causal calls,
-and the gradient of a mask.
+thread spills to slow memory because registers ran out; `tests/library/test_compile.py` holds each to its limit. Causal calls, the
+forward kernel of long full calls, and the gradient of a mask.
 
-| GPU | dtype | head dim up to | kernel | shared | registers | spilled |
-|---|---|---|---|---|---|---|
+| GPU | dtype | head dim up to | call | kernel | shared | registers | spilled |
+|---|---|---|---|---|---|---|---|
 """
 
 
 def main():
     lines = [HEAD.format(version=triton.__version__)]
     for target, limit in SHARED_LIMIT.items():
-        for dtype, head_dim, _, compiled in compile_table(target):
+        for dtype, head_dim, variant, compiled in compile_table(target):
             if compiled.kernel != "delta":  # one small tile, the same everywhere
-                name = str(dtype).removeprefix("torch.")
-                shared = f"{compiled.shared / 1024:.0f} of {limit}"
-                lines.append(
-                    f"| {target} | {name} | {head_dim} | {compiled.kernel} | {shared} | {compiled.registers} | {compiled.spilled} |\n"
-                )
+                name, shared = str(dtype).removeprefix("torch."), f"{compiled.shared / 1024:.0f} of {limit}"
+                cells = (target, name, head_dim, variant, compiled.kernel, shared, compiled.registers, compiled.spilled)
+                lines.append(f"| {' | '.join(map(str, cells))} |\n")
         print(target, flush=True)
     path = ROOT / "benchmarks" / "compiled.md"
     path.write_text("".join(lines), encoding="utf-8")

@@ -46,19 +46,19 @@ def accumulate_dkdv(
         i = start_m + tl.arange(0, BLOCK_M)[None, :]
         j = start_n + tl.arange(0, BLOCK_N)[:, None]
         q = load_tile(Q, start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)  # [BLOCK_M, BLOCK_D]
-        lse = load_lse(Lse, start_m, at.seqlen_q, BLOCK_M, MASKED)  # [BLOCK_M]
+        lse = load_lse(Lse, start_m, at.seqlen_q, BLOCK_M, MASKED, MASKED or features.may_hide is not None)  # [BLOCK_M]
         capped = capped_scores(tl.dot(k, q.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_N, BLOCK_M]
         scores = shape_scores(capped, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
         p = tl.exp2(scores - lse[None, :])  # [BLOCK_N, BLOCK_M]
         do = load_tile(GradOut, start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, MASKED)  # [BLOCK_M, BLOCK_V]
-        rows = random_rows(i, at, features)
-        dv = tl.dot(dropped(p, rows, random, features).to(do.dtype), do, dv, input_precision=PRECISION)  # [BLOCK_N, BLOCK_V]
-        delta = load_row(Delta, start_m, at.seqlen_q, 0.0, BLOCK_M, MASKED)  # [BLOCK_M]
         dp = tl.dot(v, do.T, input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
+        rows = random_rows(i, at, features)
+        delta = load_row(Delta, start_m, at.seqlen_q, 0.0, BLOCK_M, MASKED)  # [BLOCK_M]
         if features.seed is not None:
             dp = dropped(dp, rows, random, features) * keep_scale
         ds = through_softcap(p, capped, features) * (dp - delta[None, :])  # [BLOCK_N, BLOCK_M]
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
+        dv = tl.dot(dropped(p, rows, random, features).to(do.dtype), do, dv, input_precision=PRECISION)  # [BLOCK_N, BLOCK_V]
     return dk, dv
 
 
@@ -107,12 +107,13 @@ def score_gradient(
     MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a tile's scores, queries down and keys across: of q · k, or with SHAPED of what the softmax saw."""
-    capped = capped_scores(tl.dot(q, k.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_M, BLOCK_N]
+    dot = tl.dot(q, k.T, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+    dp = tl.dot(do, v.T, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+    capped = capped_scores(dot, scale, features, FAST_TANH)
     scores = shape_scores(capped, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
     p = tl.exp2(scores - lse[:, None])  # [BLOCK_M, BLOCK_N]
     if not SHAPED:
         p = through_softcap(p, capped, features)
-    dp = tl.dot(do, v.T, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
     if features.seed is not None:
         dp = dropped(dp, random, random_keys(j, at, features), features) * keep_scale
     return p * (dp - delta[:, None])
@@ -156,7 +157,7 @@ def dq_kernel(
     K, V = head_of(K, batch, head // GROUP, at.first_k), head_of(V, batch, head // GROUP, at.first_k)
     q = load_tile(head_of(Q, batch, head, at.first_q), start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
     do = load_tile(head_of(GradOut, batch, head, at.first_q), start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
-    lse = load_lse(head_of(Lse, batch, head, at.first_q), start_m, at.seqlen_q, BLOCK_M, True)  # [BLOCK_M]
+    lse = load_lse(head_of(Lse, batch, head, at.first_q), start_m, at.seqlen_q, BLOCK_M, True, True)  # [BLOCK_M]
     delta = load_row(head_of(Delta, batch, head, at.first_q), start_m, at.seqlen_q, 0.0, BLOCK_M, True)  # [BLOCK_M]
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 

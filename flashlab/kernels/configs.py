@@ -49,11 +49,21 @@ HOPPER = {
     ("mask_gradient", 256): Config(64, 32, num_warps=4, num_stages=1),
 }
 
-# With a causal mask or a window and nothing else, longer tiles of rows were faster there; with more features they spill.
-HOPPER_BANDED = {**HOPPER, ("dkdv", 64): Config(128, 64, num_warps=4, num_stages=2)}
-
-# Tiles of attn_mask take shared memory as well.
-HOPPER_MASKED = {**HOPPER, ("forward", 128): Config(128, 64, num_warps=8, num_stages=3)}
+# What is chosen instead there. The first whose condition holds counts; see `choose`.
+HOPPER_READS_MASK = {("forward", 128): Config(128, 64, num_warps=8, num_stages=3)}  # tiles of attn_mask take shared memory as well
+HOPPER_MASK_MOD = {
+    ("forward", 64): Config(64, 64, num_warps=4, num_stages=3),
+    ("dq", 128): Config(64, 64, num_warps=4, num_stages=2),
+}
+HOPPER_PLAIN = {  # with features these spill
+    ("dkdv", 64): Config(128, 64, num_warps=4, num_stages=2),
+    ("dq", 128): Config(128, 64, num_warps=8, num_stages=4),
+}
+HOPPER_FEW_KEYS = {  # short walks: many small programs share a multiprocessor, and one begins while another ends
+    ("forward", 64): Config(64, 64, num_warps=4, num_stages=3),
+    ("forward", 128): Config(64, 64, num_warps=4, num_stages=3),
+}
+FEW_KEYS = 2048
 
 # Every other GPU with tensor cores: sized to the 99 KiB of consumer Ampere and Ada, which A100 and Blackwell exceed.
 PORTABLE = {
@@ -103,30 +113,45 @@ AMD = {**PORTABLE, ("forward", 256): Config(32, 32, num_warps=4, num_stages=1)}
 
 def choose(kernel, query, value, spec, extras):
     """The Config of `kernel` ("forward", "delta", "dkdv", "dq" or "mask_gradient") for a call of this device, dtype and head dims."""
-    reads_mask = extras.attn_mask is not None
-    shaped = reads_mask or spec.softcap or spec.dropout_p or spec.bias_mod or extras.alibi_slopes is not None
-    only_banded = spec.edges != (UNLIMITED, UNLIMITED) and not shaped and spec.mask_mod is None
-    return lookup(kernel, target_of(query), query.dtype, max(query.shape[-1], value.shape[-1]), only_banded, reads_mask)
-
-
-def lookup(kernel, target, dtype, head_dim, only_banded=False, reads_mask=False):
-    """The Config for a target: a compute capability (major, minor), AMD's "gfx942", or INTERPRETER.
-
-    only_banded: a causal mask or a window is all that shapes scores. reads_mask: tiles of attn_mask take shared memory as well.
-    """
     if kernel == "delta":
         return DELTA
+    target, is_float32 = target_of(query), query.dtype == torch.float32
+    head_dim = max(query.shape[-1], value.shape[-1])
+    key = kernel, next(size for size in (64, 128, 256) if head_dim <= size)
     if target == "gfx942":
-        table = FLOAT32 if dtype == torch.float32 else AMD
-    elif target[0] == 7:
-        table = TURING_FLOAT32 if dtype == torch.float32 else TURING
-    elif dtype == torch.float32:
-        table = FLOAT32
-    elif target[0] == 9:
-        table = HOPPER_BANDED if only_banded else HOPPER_MASKED if reads_mask else HOPPER
-    else:
-        table = PORTABLE
-    return table[kernel, next(size for size in (64, 128, 256) if head_dim <= size)]
+        return (FLOAT32 if is_float32 else AMD)[key]
+    if target[0] == 7:
+        return (TURING_FLOAT32 if is_float32 else TURING)[key]
+    if is_float32:
+        return FLOAT32[key]
+    if target[0] == 9:
+        return _choose_on_hopper(key, value.shape[2], spec, extras)
+    return PORTABLE[key]
+
+
+def _choose_on_hopper(key, seqlen_k, spec, extras):
+    mask = extras.attn_mask
+    reads_mask = mask is not None and mask.shape[2] > 1 and mask.shape[3] > 1  # otherwise it is a row or a column
+    shaped = mask is not None or spec.softcap or spec.dropout_p or spec.bias_mod or extras.alibi_slopes is not None
+    for table, applies in (
+        (HOPPER_READS_MASK, reads_mask),
+        (HOPPER_MASK_MOD, spec.mask_mod is not None),
+        (HOPPER_PLAIN, spec.mask_mod is None and not shaped),
+        (HOPPER_FEW_KEYS, _keys_of_a_row(seqlen_k, spec, extras) <= FEW_KEYS),
+    ):
+        if applies and key in table:
+            return table[key]
+    return HOPPER[key]
+
+
+def _keys_of_a_row(seqlen_k, spec, extras):
+    """About how many keys a row visits: half of them where the mask has one edge. What a mask_mod hides is not known here."""
+    if extras.cu_seqlens_k is not None:
+        seqlen_k //= max(1, len(extras.cu_seqlens_k) - 1)
+    left, right = spec.edges
+    if UNLIMITED not in (left, right):
+        return min(seqlen_k, left + right + 1)
+    return seqlen_k if left == right else seqlen_k // 2
 
 
 def block_d(head_dim):

@@ -51,7 +51,7 @@ def mask_gradient_kernel(
                 random = random_rows(i, at, features)
                 q = load_tile(q_head, start_m, seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
                 do = load_tile(do_head, start_m, seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
-                lse = load_lse(head_of(Lse, batch, head, 0), start_m, seqlen_q, BLOCK_M, True)  # [BLOCK_M]
+                lse = load_lse(head_of(Lse, batch, head, 0), start_m, seqlen_q, BLOCK_M, True, True)  # [BLOCK_M]
                 delta = load_row(head_of(Delta, batch, head, 0), start_m, seqlen_q, 0.0, BLOCK_M, True)  # [BLOCK_M]
                 begin, full_begin, full_end, end = walk_of_rows(None, start_m, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
                 for start_n in range(tl.maximum(key_begin, begin), tl.minimum(key_end, end), BLOCK_N):

@@ -20,6 +20,7 @@ from flashlab.spec import UNLIMITED
 class Features(NamedTuple):
     """What hides or shapes scores beyond `scale`. None: off, and the compiler never sees it."""
 
+    may_hide: Any = None  # 1 where a pair may be hidden in any tile: by an attn_mask, or by a user's −inf
     left: Any = None  # a row sees keys from its diagonal − left on
     right: Any = None  # … to its diagonal + right
     softcap: Any = None
@@ -70,6 +71,7 @@ def features_of(spec, extras):
     is_bool = mask is not None and mask.dtype == torch.bool
     left, right = spec.edges
     return Features(
+        may_hide=1 if mask is not None or spec.bias_mod else None,
         left=None if left == UNLIMITED else left,
         right=None if right == UNLIMITED else right,
         softcap=spec.softcap or None,
@@ -136,13 +138,15 @@ def shape_scores(scores, i, j, at, features, MASKED: tl.constexpr, MASK_MOD: tl.
         slope = tl.load(features.slopes.pointer + at.batch * features.slopes.strides[0] + at.head * features.slopes.strides[1])
         scores += alibi(slope * LOG2_E, (i + at.diagonal).to(tl.float32), j.to(tl.float32))
     if BIAS_MOD is not None:
-        scores += BIAS_MOD(at.batch, at.head, i, j) * LOG2_E
+        added = BIAS_MOD(at.batch, at.head, i, j) * LOG2_E
+        scores += tl.where(j < at.seqlen_k, added, 0.0) if MASKED else added  # past the end a user's formula may give anything
     if features.bias is not None:
         scores += load_pairs(features.bias, i, j, at, features, 0.0).to(tl.float32) * LOG2_E
     if features.allowed is not None:
         scores = tl.where(load_pairs(features.allowed, i, j, at, features, 0) != 0, scores, -float("inf"))
     if MASKED:
-        seen = j < at.seqlen_k
+        scores += tl.where(j < at.seqlen_k, 0.0, -float("inf"))  # keys past the end: an addition is cheaper than a selection a pair
+        seen = True
         if features.left is not None:
             seen &= j >= i + lowest_key(at, features)
         if features.right is not None:

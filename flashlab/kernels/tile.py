@@ -103,10 +103,13 @@ def store_row(head, start, seqlen, row, ROWS: tl.constexpr):
 
 
 @triton.jit
-def load_lse(head, start, seqlen, ROWS: tl.constexpr, RAGGED: tl.constexpr):
+def load_lse(head, start, seqlen, ROWS: tl.constexpr, RAGGED: tl.constexpr, MAY_SEE_NONE: tl.constexpr):
     """Logsumexp of some rows in base 2: [ROWS]. Rows past the end, and rows that saw no key, get +inf: exp2(s − inf) = 0."""
     lse = load_row(head, start, seqlen, float("inf"), ROWS, RAGGED)
-    return tl.where(lse == -float("inf"), float("inf"), lse * LOG2_E)
+    if MAY_SEE_NONE:
+        return tl.where(lse == -float("inf"), float("inf"), lse * LOG2_E)
+    else:
+        return lse * LOG2_E
 
 
 @triton.jit

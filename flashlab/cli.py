@@ -98,7 +98,8 @@ def _app():
             ratios = (f"{_over_flex(row, way):.2f} of FlexAttention" for way in ("forward", "backward"))
             table.add_row(str(row["head_dim"]), row["feature"], f"{row['visible']:.0%}", *ratios)
         console.print(table)
-        path = record.write({"speed": speeds, "features": prices, "documents": documents, "memory": memories}, out, commit)
+        measurements = {"speed": speeds, "features": prices, "documents": documents, "memory": memories}
+        path = record.write(measurements, out, "flashlab bench", commit)
         console.print(f"written: {path}", highlight=False)
 
     return app

@@ -35,6 +35,7 @@ class Compiled:
     shared: int  # bytes
     registers: int
     spilled: int  # bytes a thread keeps in slow memory because registers ran out
+    unwritten: tuple = ()  # instructions that read a register which nothing has written: a fault of the assembler
 
 
 def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=None):
@@ -48,8 +49,7 @@ def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=Non
         source = ASTSource(kernel, *_signature(kernel, (*arguments, *constants.values()), len(arguments), constants))
         gpu = GPUTarget("hip", target, 64) if target == "gfx942" else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
         compiled = triton.compile(source, target=gpu, options=dict(num_warps=num_warps, num_stages=num_stages))
-        registers, spilled = _usage(compiled, gpu)
-        results.append(Compiled(name, compiled.metadata.shared, registers, spilled))
+        results.append(Compiled(name, compiled.metadata.shared, *_usage(compiled, gpu)))
 
     out, lse = torch.empty(*query.shape[:3], value.shape[-1], dtype=query.dtype), torch.empty(query.shape[:3])
     with _on(target, compile_instead):
@@ -107,25 +107,52 @@ def _type(value, path, constexprs, attributes, constant=False):
 
 
 def _usage(compiled, gpu):
-    """(registers, spilled bytes) of a thread."""
+    """(registers, spilled bytes) of a thread, and what reads registers that nothing has written."""
     if gpu.backend == "hip":
         text = compiled.asm["amdgcn"]
         found = [int(re.search(rf"\.{name}:\s+(\d+)", text).group(1)) for name in ("vgpr_count", "vgpr_spill_count")]
-        return found[0], 4 * found[1]
+        return found[0], 4 * found[1], ()
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
-    return int(re.search(r"REG:(\d+)", text).group(1)), int(re.search(r"LOCAL:(\d+)", text).group(1)) + int(
-        re.search(r"STACK:(\d+)", text).group(1)
-    )
+        arguments = [tool, "--dump-resource-usage", "--dump-sass", file.name]
+        text = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    registers, local, stack = (int(re.search(rf"{name}:(\d+)", text).group(1)) for name in ("REG", "LOCAL", "STACK"))
+    return registers, local + stack, tuple(unwritten_registers(text))
+
+
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?((\S+)\s+([^;]*?))\s*;")
+
+
+def unwritten_registers(sass):
+    """Instructions that read a uniform register before any has written it, in the order of the code.
+
+    ptxas 12.8 made such code of a forward kernel: the address of a tile was whatever the register held, and the sums were wrong.
+    """
+    written, found = set(), []
+    for text, name, operands in INSTRUCTION.findall(sass):
+        first, *others = operands.split(", ")
+        target = re.fullmatch(r"UR(\d+)", first) if name.startswith(("U", "R2UR", "S2UR", "LDCU", "CS2UR", "REDUX")) else None
+        # A product's gdesc names four registers, of which it may use two.
+        reads = {
+            int(number) for part in (others if target else [first, *others]) for number in re.findall(r"(?<!gdesc\[)\bUR(\d+)\b", part)
+        }
+        if reads - written:
+            found.append(text)
+        written |= reads
+        if target:
+            size = 4 if ".128" in name else 2 if ".WIDE" in name or (".64" in name and not name.startswith("USHF")) else 1
+            written |= set(range(int(target[1]), int(target[1]) + size))
+    return found
 
 
 HEAD_DIMS = (64, 128, 256)  # where `configs` changes its mind
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # Plain causal calls, the forward kernel of long sequences without a mask, and the gradient of a mask: kernels by name, None for all.
 EVERY_DAY = {"causal": None, "long": ("forward",), "mask": ("mask_gradient",)}
+# Head dims that tensor cores do not have, and value head dims in smaller tiles than the keys' or in larger ones.
+ODD_HEAD_DIMS = ((18, 2), (72, 18), (2, 40))
 
 
 def compile_table(target, everything=False):
@@ -160,3 +187,11 @@ def _variants(dtype):
             Extras(mask, torch.zeros(1, 4), torch.zeros(4), torch.zeros(1, dtype=torch.int32), labels, labels),
         ),
     }
+
+
+def compile_odd_head_dims(target):
+    """(head_dim, value_dim, Compiled) of causal calls in float16."""
+    for head_dim, value_dim in ODD_HEAD_DIMS:
+        query, key, value = (torch.empty(1, 2, 119, size, dtype=torch.float16) for size in (head_dim, head_dim, value_dim))
+        for compiled in compile_call(target, query, key, value, Spec(0.1, True), Extras()):
+            yield head_dim, value_dim, compiled

@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ def machine():
         "capability": "sm_{}{}".format(*torch.cuda.get_device_capability()),
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "clocks": _output("nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader"),
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -31,7 +30,7 @@ def machine():
     }
 
 
-def write(measurements, folder, commit=None):
+def write(measurements, folder, command, commit=None):
     """Write one JSON for this machine into `folder`, whole or not at all; returns its path."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +38,7 @@ def write(measurements, folder, commit=None):
     record = {
         "machine": about,
         "commit": commit or _output("git", "rev-parse", "HEAD") or "unknown",
-        "command": " ".join(["flashlab", *sys.argv[1:]]),
+        "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         **measurements,
     }

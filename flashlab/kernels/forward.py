@@ -25,11 +25,13 @@ def attend_tiles(
         i = start_m + tl.arange(0, BLOCK_M)[:, None]
         j = start_n + tl.arange(0, BLOCK_N)[None, :]
         k = load_tile(K, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
+        # v is loaded beside k, so that both lie in shared memory at once. Where v took the place of k, ptxas 12.8 has left the address of a
+        # product undefined (tests/compiling.py looks for that).
+        v = load_tile(V, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
         scores = capped_scores(tl.dot(q, k.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_M, BLOCK_N]
         scores = shape_scores(scores, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
         p, m, l, acc = online_softmax_step(scores, m, l, acc)
         p = dropped(p, random, random_keys(j, at, features), features)
-        v = load_tile(V, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)  # [BLOCK_M, BLOCK_V]
     return m, l, acc
 

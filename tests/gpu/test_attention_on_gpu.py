@@ -30,6 +30,7 @@ LARGE = [
     *(Case(257, 259, d, is_causal, heads=4, heads_kv=4) for d in HEAD_DIMS for is_causal in (False, True)),
     *(Case(500, 600, 128, is_causal, heads=8, heads_kv=h, batch=2) for h in (1, 2, 4) for is_causal in (False, True)),
     *(Case(300, 400, d, True, value_dim=dv) for d, dv in ((192, 128), (64, 256), (40, 72))),
+    *(Case(70, 119, d, heads=h, heads_kv=h, value_dim=dv) for d, dv in ((18, 2), (17, 12), (72, 18), (2, 40), (200, 72)) for h in (1, 2)),
 ]  # fmt: skip
 FEATURES_AT_SIZE = [Case(300, 333, d, heads=4, heads_kv=2, batch=2, features=(feature,)) for feature in FEATURES for d in (64, 128, 256)]
 

@@ -12,14 +12,19 @@ SPILL_LIMIT = 1100  # bytes a thread; benchmarks/compiled.md has what each kerne
 
 COMPILE = """
 import sys
-from tests.compiling import SHARED_LIMIT, compile_table
+from tests.compiling import SHARED_LIMIT, compile_odd_head_dims, compile_table
 
 target, spill_limit, everything = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "everything"
 for dtype, head_dim, variant, compiled in compile_table(target, everything):
     what = (target, str(dtype), head_dim, variant, compiled)
     assert compiled.shared <= SHARED_LIMIT[target] * 1024, what
     assert everything or compiled.spilled <= spill_limit, what
+    assert not compiled.unwritten, what
     print(*what)
+for head_dim, value_dim, compiled in compile_odd_head_dims(target):
+    what = (target, "float16", head_dim, value_dim, compiled)
+    assert compiled.shared <= SHARED_LIMIT[target] * 1024, what
+    assert not compiled.unwritten, what
 """
 
 
@@ -29,6 +34,21 @@ def compile_all(target, what):
     result = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-500:]
     return result.stdout.splitlines()
+
+
+def test_a_register_that_nothing_has_written_is_found():
+    """As ptxas 12.8 wrote it: UR18 is read at 0x1240, and no instruction before has set it."""
+    from tests.compiling import unwritten_registers
+
+    code = ["ULDC.64 UR16, c[0x0][0x208]", "@P1 LDG.E.U16 R37, desc[UR16][R12.64]", "UIADD3 UR4, UR17, 0x1000, URZ"]
+    wrong = "UIADD3 UR18, UP0, UR18, 0x20, URZ"
+    right = "USGXT.U32 UR18, UR4, 0xe"
+
+    def sass(*lines):
+        return "".join(f"        /*{16 * n:04x}*/                   {line} ;\n" for n, line in enumerate(lines))
+
+    assert unwritten_registers(sass(*code, wrong)) == [wrong]
+    assert unwritten_registers(sass(*code, right, wrong)) == []
 
 
 TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")

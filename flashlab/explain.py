@@ -36,7 +36,7 @@ def explain(query, key, value, **options):
     options.pop("return_lse", None)
     query, key, value, spec, extras = described(query, key, value, **options)
     if query.device.type == "cuda":
-        path, reason = "triton", f"query is on {query.device}; every feature below is computed inside the kernels"
+        path, reason = "triton", f"query is on {query.device}; every feature below is computed inside the kernels{_on_turing(query, value)}"
     else:
         path, reason = (
             "blockwise",
@@ -46,6 +46,22 @@ def explain(query, key, value, **options):
     lse_bytes = query.shape[0] * query.shape[1] * query.shape[2] * (8 if query.element_size() == 8 else 4)
     return Explanation(
         path, reason, tuple(_features(query, key, value, spec, extras)), _visited(query, key, spec, extras), tiles, lse_bytes
+    )
+
+
+def _on_turing(query, value):
+    """What there is to say of a T4, whose tensor cores Triton does not use by itself."""
+    from flashlab.kernels import configs, turing
+
+    target = configs.target_of(query)
+    if target[0] != 7:
+        return ""
+    if turing.serves(target, query.dtype, max(query.shape[-1], value.shape[-1])):
+        return ", through Turing's tensor cores"
+    versions = ", ".join(f"{major}.{minor}" for major, minor in turing.TRITON_VERSIONS)
+    return (
+        f", but not through this GPU's tensor cores (they serve float16, head dims to 128, Triton {versions}): where causal attention or "
+        "a mask is all that is needed, torch's scaled_dot_product_attention (its memory-efficient backend) is faster here"
     )
 
 

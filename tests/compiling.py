@@ -6,7 +6,7 @@ Nothing about a kernel's arguments is written down twice: what is compiled is wh
 import re
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from flashlab.kernels import backward, configs, forward, mask_gradient
+from flashlab.kernels import backward, configs, forward, mask_gradient, turing
 from flashlab.masks import documents
 from flashlab.spec import Extras, Spec
 from tests.protocol import nearer
@@ -35,20 +35,24 @@ class Compiled:
     shared: int  # bytes
     registers: int
     spilled: int  # bytes a thread keeps in slow memory because registers ran out
-    unwritten: tuple = ()  # instructions that read a register which nothing has written: a fault of the assembler
+    unwritten: tuple  # instructions that read a register which nothing has written: a fault of the assembler
+    tensor_core_products: int  # instructions
+    scalar_products: int  # dots that are computed on ordinary registers
 
 
 def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=None):
     """Compile what attention would launch on `target` (a key of SHARED_LIMIT), or some of it by name; a list of Compiled."""
     results = []
 
-    def compile_instead(kernel, programs, *arguments, num_warps=4, num_stages=3, **constants):
+    def compile_instead(kernel, programs, *arguments, num_warps=4, num_stages=3, arch=None, **constants):
         name = kernel.__name__.removesuffix("_kernel")
         if only is not None and name not in only:
             return
         source = ASTSource(kernel, *_signature(kernel, (*arguments, *constants.values()), len(arguments), constants))
         gpu = GPUTarget("hip", target, 64) if target == "gfx942" else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
-        compiled = triton.compile(source, target=gpu, options=dict(num_warps=num_warps, num_stages=num_stages))
+        options = dict(num_warps=num_warps, num_stages=num_stages)
+        with turing.tensor_cores() if arch else nullcontext():
+            compiled = triton.compile(source, target=gpu, options=options | ({"arch": arch} if arch else {}))
         results.append(Compiled(name, compiled.metadata.shared, *_usage(compiled, gpu)))
 
     out, lse = torch.empty(*query.shape[:3], value.shape[-1], dtype=query.dtype), torch.empty(query.shape[:3])
@@ -107,11 +111,13 @@ def _type(value, path, constexprs, attributes, constant=False):
 
 
 def _usage(compiled, gpu):
-    """(registers, spilled bytes) of a thread, and what reads registers that nothing has written."""
+    """What `Compiled` says of a thread's registers and instructions."""
+    dots = re.findall(r" tt\.dot .*", compiled.asm["ttgir"])
+    scalar = sum("#mma" not in dot for dot in dots)
     if gpu.backend == "hip":
         text = compiled.asm["amdgcn"]
         found = [int(re.search(rf"\.{name}:\s+(\d+)", text).group(1)) for name in ("vgpr_count", "vgpr_spill_count")]
-        return found[0], 4 * found[1], ()
+        return found[0], 4 * found[1], (), text.count("v_mfma"), scalar
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -119,7 +125,7 @@ def _usage(compiled, gpu):
         arguments = [tool, "--dump-resource-usage", "--dump-sass", file.name]
         text = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     registers, local, stack = (int(re.search(rf"{name}:(\d+)", text).group(1)) for name in ("REG", "LOCAL", "STACK"))
-    return registers, local + stack, tuple(unwritten_registers(text))
+    return registers, local + stack, tuple(unwritten_registers(text)), len(re.findall(r"\bH(?:G)?MMA\b", text)), scalar
 
 
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?((\S+)\s+([^;]*?))\s*;")

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 import triton
 
+from flashlab.kernels import turing
 from flashlab.spec import UNLIMITED
 
 
@@ -20,12 +21,13 @@ class Config:
     BLOCK_N: int  # rows of K and V in a tile
     num_warps: int
     num_stages: int
+    arch: str | None = None  # what Triton lowers the kernel for, where that is not the GPU it runs on
 
     def launch_arguments(self, query, value):
         return dict(
             HEAD_DIM=query.shape[-1], VALUE_DIM=value.shape[-1], PRECISION=dot_precision(),
             BLOCK_M=self.BLOCK_M, BLOCK_N=self.BLOCK_N, BLOCK_D=block_d(query.shape[-1]), BLOCK_V=block_d(value.shape[-1]),
-            num_warps=self.num_warps, num_stages=self.num_stages,
+            num_warps=self.num_warps, num_stages=self.num_stages, arch=self.arch,
         )  # fmt: skip
 
 
@@ -97,7 +99,18 @@ FLOAT32 = {
     ("mask_gradient", 256): Config(16, 16, num_warps=4, num_stages=1),
 }
 
-# Turing (T4) has 64 KiB, and Triton multiplies there without tensor cores, on ordinary registers: small tiles.
+# Turing (T4) has 64 KiB. float16 goes through tensor cores (`flashlab.kernels.turing`), in tiles that spill nothing with any feature.
+TURING_TENSOR_CORES = {
+    key: Config(*tiles, num_stages=1, arch=turing.ARCH)
+    for key, tiles in {
+        ("forward", 64): (128, 32, 8), ("forward", 128): (64, 64, 8),
+        ("dkdv", 64): (32, 32, 4), ("dkdv", 128): (32, 32, 8),
+        ("dq", 64): (64, 32, 4), ("dq", 128): (32, 32, 8),
+        ("mask_gradient", 64): (32, 32, 8), ("mask_gradient", 128): (32, 16, 8),
+    }.items()
+}  # fmt: skip
+
+# Everything else Triton multiplies there without tensor cores, on ordinary registers: small tiles.
 TURING = {
     (kernel, head_dim): Config(BLOCK, BLOCK, num_warps=warps, num_stages=1)
     for kernel in ("forward", "dkdv", "dq", "mask_gradient")
@@ -120,6 +133,8 @@ def choose(kernel, query, value, spec, extras):
     key = kernel, next(size for size in (64, 128, 256) if head_dim <= size)
     if target == "gfx942":
         return (FLOAT32 if is_float32 else AMD)[key]
+    if turing.serves(target, query.dtype, head_dim):
+        return TURING_TENSOR_CORES[key]
     if target[0] == 7:
         return (TURING_FLOAT32 if is_float32 else TURING)[key]
     if is_float32:

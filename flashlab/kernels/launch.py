@@ -4,15 +4,23 @@ from dataclasses import dataclass
 
 import triton
 
-from flashlab.kernels import configs
+from flashlab.kernels import configs, turing
 from flashlab.kernels.shaping import Features, as_jit, features_of
 from flashlab.kernels.tile import Packing, Shape, View, broadcast_view
 
 
-def launch(kernel, programs, *arguments, **constants):
-    """Run a kernel over a one-dimensional grid. No programs, no work."""
-    if programs:
-        kernel[(programs,)](*arguments, **constants)
+def launch(kernel, programs, *arguments, arch=None, **constants):
+    """Run a kernel over a one-dimensional grid. No programs, no work. arch: see `flashlab.kernels.turing`."""
+    if not programs:
+        return
+    if arch is not None:
+        try:
+            with turing.tensor_cores():
+                kernel[(programs,)](*arguments, arch=arch, **constants)
+            return
+        except turing.UnexpectedPTX as error:
+            turing.refuse(error)
+    kernel[(programs,)](*arguments, **constants)
 
 
 @dataclass(frozen=True)

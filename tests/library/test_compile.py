@@ -21,6 +21,8 @@ for dtype, head_dim, variant, compiled in compile_table(target, everything):
     assert everything or compiled.spilled <= spill_limit, what
     assert not compiled.unwritten, what
     print(*what)
+    if (target, str(dtype)) == ("sm_75", "torch.float16") and head_dim <= 128 and compiled.kernel != "delta":
+        assert compiled.tensor_core_products > 0 and compiled.spilled == 0 and compiled.scalar_products == 0, what
 for head_dim, value_dim, compiled in compile_odd_head_dims(target):
     what = (target, "float16", head_dim, value_dim, compiled)
     assert compiled.shared <= SHARED_LIMIT[target] * 1024, what

@@ -48,4 +48,17 @@ def test_on_a_gpu_it_names_the_tiles(monkeypatch):
     mask = torch.randn(30, 30, requires_grad=True)
     query, _, value, spec, extras = described(query, query, query, attn_mask=mask)
     tiles = _tiles(query, value, spec, extras)
-    assert set(tiles) == {"forward", "dkdv", "dq", "mask_gradient"} and tiles["forward"] == (128, 64, 4, 3)
+    assert set(tiles) == {"forward", "dkdv", "dq", "mask_gradient"} and tiles["forward"] == (64, 64, 4, 3)
+
+
+def test_on_a_t4_it_says_whether_tensor_cores_serve(monkeypatch):
+    pytest.importorskip("triton")
+    from flashlab.explain import _on_turing
+    from flashlab.kernels import configs
+
+    query = torch.randn(1, 2, 30, 64)
+    assert _on_turing(query, query) == ""
+    monkeypatch.setattr(configs, "target_of", lambda query: (7, 5))
+    assert _on_turing(query.half(), query.half()) == ", through Turing's tensor cores"
+    for other in (query, query.bfloat16(), torch.randn(1, 2, 30, 160).half()):
+        assert "scaled_dot_product_attention (its memory-efficient backend) is faster here" in _on_turing(other, other)

@@ -48,15 +48,11 @@ def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=Non
         name = kernel.__name__.removesuffix("_kernel")
         if only is not None and name not in only:
             return
-        source = ASTSource(kernel, *_signature(kernel, (*arguments, *constants.values()), len(arguments), constants))
-        gpu = GPUTarget("hip", target, 64) if target == "gfx942" else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
-        options = dict(num_warps=num_warps, num_stages=num_stages)
-        with turing.tensor_cores() if arch else nullcontext():
-            compiled = triton.compile(source, target=gpu, options=options | ({"arch": arch} if arch else {}))
-        results.append(Compiled(name, compiled.metadata.shared, *_usage(compiled, gpu)))
+        compiled = compile_kernel(target, kernel, arguments, constants, arch, num_warps=num_warps, num_stages=num_stages)
+        results.append(Compiled(name, compiled.metadata.shared, *_usage(compiled)))
 
     out, lse = torch.empty(*query.shape[:3], value.shape[-1], dtype=query.dtype), torch.empty(query.shape[:3])
-    with _on(target, compile_instead):
+    with as_if_on(target, compile_instead):
         forward.forward(query, key, value, spec, extras)
         backward.backward(out, query, key, value, out, lse, spec, lse, extras)
         if extras.attn_mask is not None and extras.attn_mask.is_floating_point():
@@ -64,8 +60,16 @@ def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=Non
     return results
 
 
+def compile_kernel(target, kernel, arguments, constants, arch=None, **options):
+    """What Triton makes of a launch with these arguments and constants on `target`."""
+    source = ASTSource(kernel, *signature_of(kernel, arguments, constants))
+    gpu = GPUTarget("hip", target, 64) if target == "gfx942" else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
+    with turing.tensor_cores() if arch else nullcontext():
+        return triton.compile(source, target=gpu, options=options | ({"arch": arch} if arch else {}))
+
+
 @contextmanager
-def _on(target, launch):
+def as_if_on(target, launch):
     """The library as it would behave on `target`, with another launch."""
     capability = target if target == "gfx942" else (int(target.removeprefix("sm_")) // 10, int(target.removeprefix("sm_")) % 10)
     replaced = [(module, "launch", launch) for module in (forward, backward, mask_gradient)]
@@ -82,10 +86,9 @@ def _on(target, launch):
             setattr(module, name, original)
 
 
-def _signature(kernel, values, positional, constants):
+def signature_of(kernel, arguments, constants):
     """(signature, constants, attributes) as Triton derives them from the values of a launch."""
-    names = [*kernel.arg_names[:positional], *constants]
-    by_name = dict(zip(names, values, strict=True))
+    by_name = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
     signature, constexprs, attributes = {}, {}, {}
     for number, name in enumerate(kernel.arg_names):
         constant = name in constants
@@ -110,11 +113,11 @@ def _type(value, path, constexprs, attributes, constant=False):
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
-def _usage(compiled, gpu):
+def _usage(compiled):
     """What `Compiled` says of a thread's registers and instructions."""
     dots = re.findall(r" tt\.dot .*", compiled.asm["ttgir"])
     scalar = sum("#mma" not in dot for dot in dots)
-    if gpu.backend == "hip":
+    if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
         found = [int(re.search(rf"\.{name}:\s+(\d+)", text).group(1)) for name in ("vgpr_count", "vgpr_spill_count")]
         return found[0], 4 * found[1], (), text.count("v_mfma"), scalar

@@ -1,4 +1,4 @@
-"""The command line: `flashlab doctor`, `flashlab grade`, `flashlab bench`."""
+"""The command line: `flashlab doctor`, `grade`, `bench` and `tune`."""
 
 import sys
 
@@ -62,17 +62,47 @@ def _app():
             console.print(f"written: {path}", highlight=False)
 
     @app.command()
+    def tune(
+        head_dim: list[int] = typer.Option([64, 128], help="64, 128 or 256: tiles for head dims up to that. May be given more than once."),
+        dtype: list[str] = typer.Option(["bfloat16"], help="float16, bfloat16 or float32. May be given more than once."),
+        forget: bool = typer.Option(False, "--forget", help="Measure nothing: delete what was measured before."),
+    ):
+        """Measure tile sizes on this machine's GPU and keep the fastest: later calls on it use them."""
+        _require_gpu("tune")
+        import torch
+        from rich.progress import track
+
+        from flashlab.bench import tune as tuning
+        from flashlab.kernels import tuned
+
+        if forget:
+            tuned.path().unlink(missing_ok=True)
+            console.print("measured tiles are forgotten; the tables hold again")
+            return
+        allowed = {"head-dim": (64, 128, 256), "dtype": ("float16", "bfloat16", "float32")}
+        for name, given in (("head-dim", head_dim), ("dtype", dtype)):
+            wrong = [x for x in given if x not in allowed[name]]
+            if wrong:
+                raise typer.BadParameter(f"{wrong[0]} is none of {', '.join(map(str, allowed[name]))}.", param_hint=f"--{name}")
+        table = Table("kernel", "D", "dtype", "call", "keys", "tiles", "time", "of before", title=tuned.circumstances()["device"])
+        found = {}
+        for case in track(tuning.cases(head_dim, [getattr(torch, name) for name in dtype]), "tuning", console=console):
+            tiles, now, before = tuning.best(case)
+            if tiles is not None:
+                found[tuning.call_of(case)] = tiles
+            kind = (case.kernel, str(case.head_dim), str(case.dtype).removeprefix("torch."), "causal" if case.banded else "full")
+            words = "as before" if tiles is None else "{} × {}, {} warps, {} stages".format(*tiles)
+            table.add_row(*kind, "few" if case.few_keys else "many", words, f"{now:.3f} ms", f"{now / before:.2f}")
+        console.print(table)
+        console.print(f"written: {tuned.save(found)}", highlight=False)
+
+    @app.command()
     def bench(
         out: str = typer.Option("benchmarks", help="Folder for the record: one JSON a machine."),
         commit: str = typer.Option(None, help="The commit that is measured; asked of git when not given."),
     ):
         """Measure speed beside FlashAttention-2, the price of each feature and peak memory on this machine's GPU, and write the record."""
-        import torch
-
-        if not torch.cuda.is_available():
-            raise typer.BadParameter(
-                "there is no GPU here to measure; `flashlab doctor` says what this machine can run.", param_hint="bench"
-            )
+        _require_gpu("bench")
         from rich.progress import track
 
         from flashlab.bench import features, memory, record, speed
@@ -103,6 +133,15 @@ def _app():
         console.print(f"written: {path}", highlight=False)
 
     return app
+
+
+def _require_gpu(command):
+    import torch
+    import typer
+
+    if not torch.cuda.is_available():
+        message = "there is no GPU here to measure; `flashlab doctor` says what this machine can run."
+        raise typer.BadParameter(message, param_hint=command)
 
 
 def _over_flex(row, way):

@@ -173,8 +173,11 @@ def dq_kernel(
     store_tile(head_of(GradQ, batch, head, at.first_q), start_m, at.seqlen_q, dq * scale, HEAD_DIM, BLOCK_M, BLOCK_D)
 
 
-def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, extras: Extras = NO_EXTRAS):
-    """(grad_query, grad_key, grad_value, delta) for grad_out (B, Hq, Sq, Dv) and grad_lse (B, Hq, Sq), bitwise the same every run."""
+def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, extras: Extras = NO_EXTRAS, tiles: dict | None = None):
+    """(grad_query, grad_key, grad_value, delta) for grad_out (B, Hq, Sq, Dv) and grad_lse (B, Hq, Sq), bitwise the same every run.
+
+    tiles: Configs for "dkdv" and "dq", instead of those that `configs` chooses.
+    """
     grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
     delta = torch.empty_like(lse)
     p = Problem.of(query, key, value, spec, extras)
@@ -188,13 +191,14 @@ def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, e
 
     inputs = [p.view(x) for x in (query, key, value, grad_out, lse, delta)]
     numbers = (spec.scale, 1 / (1 - spec.dropout_p))
-    config = configs.choose("dkdv", query, value, spec, extras)
+    tiles = tiles or {}
+    config = tiles.get("dkdv") or configs.choose("dkdv", query, value, spec, extras)
     launch(
         dkdv_kernel, p.key_tiles(config) * p.heads_kv,
         *inputs, p.view(grad_key), p.view(grad_value), p.shape, p.packing, p.key_blocks, p.features, *numbers,
         **p.constants, **config.launch_arguments(query, value),
     )  # fmt: skip
-    config = configs.choose("dq", query, value, spec, extras)
+    config = tiles.get("dq") or configs.choose("dq", query, value, spec, extras)
     launch(
         dq_kernel, p.row_tiles(config) * p.shape.heads,
         *inputs, p.view(grad_query), p.shape, p.packing, p.row_blocks, p.features, *numbers,

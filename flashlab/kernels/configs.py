@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 import triton
 
-from flashlab.kernels import turing
+from flashlab.kernels import tuned, turing
 from flashlab.spec import UNLIMITED
 
 
@@ -130,7 +130,11 @@ def choose(kernel, query, value, spec, extras):
         return DELTA
     target, is_float32 = target_of(query), query.dtype == torch.float32
     head_dim = max(query.shape[-1], value.shape[-1])
-    key = kernel, next(size for size in (64, 128, 256) if head_dim <= size)
+    key = kernel, head_dim_class(head_dim)
+    if is_plain(spec, extras):
+        tiles = _measured(query).get((*key, query.dtype, is_banded(spec), has_few_keys(value, spec, extras)))
+        if tiles is not None:
+            return tiles
     if target == "gfx942":
         return (FLOAT32 if is_float32 else AMD)[key]
     if turing.serves(target, query.dtype, head_dim):
@@ -140,23 +144,56 @@ def choose(kernel, query, value, spec, extras):
     if is_float32:
         return FLOAT32[key]
     if target[0] == 9:
-        return _choose_on_hopper(key, value.shape[2], spec, extras)
+        return _choose_on_hopper(key, value, spec, extras)
     return PORTABLE[key]
 
 
-def _choose_on_hopper(key, seqlen_k, spec, extras):
+def _choose_on_hopper(key, value, spec, extras):
     mask = extras.attn_mask
     reads_mask = mask is not None and mask.shape[2] > 1 and mask.shape[3] > 1  # otherwise it is a row or a column
-    shaped = mask is not None or spec.softcap or spec.dropout_p or spec.bias_mod or extras.alibi_slopes is not None
     for table, applies in (
         (HOPPER_READS_MASK, reads_mask),
         (HOPPER_MASK_MOD, spec.mask_mod is not None),
-        (HOPPER_PLAIN, spec.mask_mod is None and not shaped),
-        (HOPPER_FEW_KEYS, _keys_of_a_row(seqlen_k, spec, extras) <= FEW_KEYS),
+        (HOPPER_PLAIN, is_plain(spec, extras)),
+        (HOPPER_FEW_KEYS, has_few_keys(value, spec, extras)),
     ):
         if applies and key in table:
             return table[key]
     return HOPPER[key]
+
+
+def head_dim_class(head_dim):
+    """The tables' head dim for one that is in between."""
+    return next(size for size in (64, 128, 256) if head_dim <= size)
+
+
+def is_plain(spec, extras):
+    """Whether a call has no feature but the band of a causal mask or a window, sinks, and packed sequences."""
+    shaped = extras.attn_mask is not None or extras.alibi_slopes is not None or spec.softcap or spec.dropout_p or spec.bias_mod
+    return spec.mask_mod is None and not shaped
+
+
+def is_banded(spec):
+    """Whether a causal mask or a window hides some keys."""
+    return spec.edges != (UNLIMITED, UNLIMITED)
+
+
+def has_few_keys(value, spec, extras):
+    """Whether the walks of a call are short."""
+    return _keys_of_a_row(value.shape[2], spec, extras) <= FEW_KEYS
+
+
+def _measured(query):
+    """What `flashlab tune` has found best for this GPU: {(kernel, head dim, dtype, banded, few keys): Config}."""
+    return _measured_on(query.device.index) if query.is_cuda else {}
+
+
+@lru_cache
+def _measured_on(index):
+    return {
+        (kernel, head_dim, getattr(torch, dtype), banded, few_keys): Config(*tiles)
+        for (kernel, head_dim, dtype, banded, few_keys), tiles in tuned.measured(index).items()
+    }
 
 
 def _keys_of_a_row(seqlen_k, spec, extras):

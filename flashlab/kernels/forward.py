@@ -75,14 +75,15 @@ def forward_kernel(
     store_row(head_of(Lse, batch, head, at.first_q), start_m, at.seqlen_q, lse, BLOCK_M)
 
 
-def forward(query, key, value, spec: Spec, extras: Extras = NO_EXTRAS, config: configs.Config | None = None):
+def forward(query, key, value, spec: Spec, extras: Extras = NO_EXTRAS, tiles: dict | None = None):
     """Attention of query (B, Hq, Sq, D) over key (B, Hkv, Sk, D) and value (B, Hkv, Sk, Dv), any strides.
 
+    tiles: a Config for "forward", instead of the one that `configs` chooses.
     Returns out (B, Hq, Sq, Dv) in query's dtype and lse (B, Hq, Sq), float32, natural log.
     """
     out = empty_out(query, value)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    config = config or configs.choose("forward", query, value, spec, extras)
+    config = (tiles or {}).get("forward") or configs.choose("forward", query, value, spec, extras)
     p = Problem.of(query, key, value, spec, extras)
     launch(
         forward_kernel, p.row_tiles(config) * p.shape.heads,

@@ -1,0 +1,62 @@
+"""Tile sizes that `flashlab tune` measured on this machine's GPU. Where there are none, the tables of `configs` hold.
+
+They lie in the user's cache folder (FLASHLAB_CACHE, or flashlab in XDG_CACHE_HOME, or ~/.cache/flashlab), one file a kind of GPU. A file
+that another GPU, another Triton or another flashlab has made is not used: what was best there may be slow, or not fit, here.
+"""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+
+FORMAT = 1
+
+
+def folder():
+    """Where measured tiles lie."""
+    own = os.environ.get("FLASHLAB_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashlab"
+
+
+def circumstances(index=None):
+    """All that measured tiles depend on."""
+    import flashlab
+
+    return {
+        "format": FORMAT,
+        "device": torch.cuda.get_device_name(index),
+        "capability": "sm_{}{}".format(*torch.cuda.get_device_capability(index)),
+        "flashlab": flashlab.__version__,
+        "triton": triton.__version__,
+    }
+
+
+def path(index=None):
+    """The file for a device."""
+    return folder() / f"tiles-{re.sub(r'[^a-z0-9]+', '-', torch.cuda.get_device_name(index).lower()).strip('-')}.json"
+
+
+def measured(index=None):
+    """{(kernel, head dim up to, dtype, banded, few keys): tiles} of a device; empty where nothing was measured in these circumstances."""
+    try:
+        record = json.loads(path(index).read_text(encoding="utf-8"))
+        if any(record.get(name) != value for name, value in circumstances(index).items()):
+            return {}
+        return {tuple(row["call"]): tuple(map(int, row["tiles"])) for row in record["measured"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no file, or one that is damaged
+        return {}
+
+
+def save(found, index=None):
+    """Add to what was measured before, whole or not at all; returns the path. Programs that start later use it."""
+    file = path(index)
+    rows = [{"call": call, "tiles": tiles} for call, tiles in {**measured(index), **found}.items()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False, encoding="utf-8") as temporary:
+        json.dump({**circumstances(index), "measured": rows}, temporary, indent=1)
+    os.replace(temporary.name, file)
+    return file

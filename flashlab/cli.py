@@ -100,8 +100,16 @@ def _app():
     def bench(
         out: str = typer.Option("benchmarks", help="Folder for the record: one JSON a machine."),
         commit: str = typer.Option(None, help="The commit that is measured; asked of git when not given."),
+        against: str = typer.Option(None, "--compare", help="An earlier record of this machine. Exit with 1 if a case got worse."),
+        band: float = typer.Option(0.05, min=0.0, help="With --compare: how much slower is still noise."),
     ):
         """Measure speed beside FlashAttention-2, the price of each feature and peak memory on this machine's GPU, and write the record."""
+        from flashlab.bench import compare
+
+        try:
+            before = compare.read(against) if against else None  # before anything is measured, and before the file may be replaced
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--compare") from error
         _require_gpu("bench")
         from rich.progress import track
 
@@ -131,8 +139,28 @@ def _app():
         measurements = {"speed": speeds, "features": prices, "documents": documents, "memory": memories}
         path = record.write(measurements, out, "flashlab bench", commit)
         console.print(f"written: {path}", highlight=False)
+        if before is not None:
+            _judge(before, compare.read(path), band, console)
 
     return app
+
+
+def _judge(before, now, band, console):
+    """Say which cases got worse, and leave with 1 if any did."""
+    import typer
+
+    from flashlab.bench import compare
+
+    try:
+        found = compare.worse(before, now, band)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--compare") from error
+    for case in found:
+        console.print(f"[red]worse[/]  {case}", highlight=False)
+    verdict = f"{len(found)} case{'s' * (len(found) > 1)} got worse" if found else "no case got worse"
+    console.print(f"{verdict} than in the record of {before['date']} (noise: {band:.0%})", highlight=False)
+    if found:
+        raise typer.Exit(1)
 
 
 def _require_gpu(command):

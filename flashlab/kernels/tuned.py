@@ -1,9 +1,10 @@
 """Tile sizes that `flashlab tune` measured on this machine's GPU. Where there are none, the tables of `configs` hold.
 
 They lie in the user's cache folder (FLASHLAB_CACHE, or flashlab in XDG_CACHE_HOME, or ~/.cache/flashlab), one file a kind of GPU. A file
-that another GPU, another Triton or another flashlab has made is not used: what was best there may be slow, or not fit, here.
+that another GPU, another Triton or other kernels have made is not used: what was best there may be slow, or not fit, here.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -23,14 +24,13 @@ def folder():
 
 
 def circumstances(index=None):
-    """All that measured tiles depend on."""
-    import flashlab
-
+    """All that measured tiles depend on. The kernels count by their text, so that what was tuned for others is not used."""
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     return {
         "format": FORMAT,
         "device": torch.cuda.get_device_name(index),
         "capability": "sm_{}{}".format(*torch.cuda.get_device_capability(index)),
-        "flashlab": flashlab.__version__,
+        "kernels": hashlib.sha256(sources).hexdigest()[:16],
         "triton": triton.__version__,
     }
 

@@ -81,7 +81,7 @@ def test_what_is_saved_is_found_and_added_to(gpu):
     assert [path.name for path in file.parent.iterdir()] == ["tiles-nvidia-pretend-9000.json"]  # and no temporary file is left
 
 
-@pytest.mark.parametrize("name", ["format", "device", "capability", "flashlab", "triton"])
+@pytest.mark.parametrize("name", ["format", "device", "capability", "kernels", "triton"])
 def test_other_circumstances_are_not_used(gpu, name):
     file = tuned.save({tune.call_of(CASE): (64, 64, 4, 3)})
     record = json.loads(file.read_text())

@@ -52,7 +52,9 @@ HOPPER = {
 }
 
 # What is chosen instead there. The first whose condition holds counts; see `choose`.
-HOPPER_READS_MASK = {("forward", 128): Config(128, 64, num_warps=8, num_stages=3)}  # tiles of attn_mask take shared memory as well
+HOPPER_READS_MASK = {
+    ("forward", 128): Config(128, 64, num_warps=8, num_stages=3)
+}  # its tiles take shared memory as well, and a mere row of it was faster so
 HOPPER_MASK_MOD = {
     ("forward", 64): Config(64, 64, num_warps=4, num_stages=3),
     ("dq", 128): Config(64, 64, num_warps=4, num_stages=2),
@@ -149,10 +151,8 @@ def choose(kernel, query, value, spec, extras):
 
 
 def _choose_on_hopper(key, value, spec, extras):
-    mask = extras.attn_mask
-    reads_mask = mask is not None and mask.shape[2] > 1 and mask.shape[3] > 1  # otherwise it is a row or a column
     for table, applies in (
-        (HOPPER_READS_MASK, reads_mask),
+        (HOPPER_READS_MASK, extras.attn_mask is not None),
         (HOPPER_MASK_MOD, spec.mask_mod is not None),
         (HOPPER_PLAIN, is_plain(spec, extras)),
         (HOPPER_FEW_KEYS, has_few_keys(value, spec, extras)),

@@ -180,7 +180,9 @@ def float32_rounding(case, tensors, degenerate=False):
     Plain PyTorch normalises by the sum of its own exponentials and keeps P; whoever recomputes P from lse is off by lse's rounding.
 
     degenerate: the problem may be so small that every gradient is 0 but for rounding, a row that sees one key for example. Then what
-    remains of p · (dp − delta) is that delta comes from the rounded out, as in every FlashAttention.
+    remains of p · (dp − delta) is that delta comes from the rounded out, as in every FlashAttention. And with a handful of results the
+    largest error of plain PyTorch may be small by luck: then a score's own rounding counts too, that of a sum of head_dim products
+    and of what is added to it.
     """
     query, key, value, grad_out = tensors
     query, key, value, spec, extras = case.described(query, key, value)
@@ -190,7 +192,12 @@ def float32_rounding(case, tensors, degenerate=False):
     key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
     pairs = reference.all_pairs(query, key, spec, extras)
     finite = lse.masked_fill(lse == -torch.inf, torch.inf)
-    p = torch.exp(shape_scores(query @ key.mT * spec.scale, spec, pairs) - finite[..., None])
+    scores = shape_scores(query @ key.mT * spec.scale, spec, pairs)
+    p = torch.exp(scores - finite[..., None])
+    largest = lse[lse.isfinite()].abs().max().item() if lse.isfinite().any() else 0.0
+    if degenerate:  # relative to the rounding of lse, which `unit` holds
+        summed = query.abs() @ key.abs().mT * abs(spec.scale) + scores.masked_fill(scores == -torch.inf, 0.0).abs()
+        p = p * (1 + summed / (1 + largest))
     kept = drop(p, spec, pairs)
     dp = drop(grad_out.abs() @ value.abs().mT, spec, pairs)
     delta = (p * dp).sum(-1, keepdim=True)
@@ -210,7 +217,6 @@ def float32_rounding(case, tensors, degenerate=False):
     if extras.sinks is not None:
         share = torch.exp(extras.sinks.double()[:, None] - finite)
         terms["grad_sinks"] = (share * (delta + out_rounding)[..., 0]).sum((0, 2))
-    largest = lse[lse.isfinite()].abs().max().item() if lse.isfinite().any() else 0.0
     unit = torch.finfo(torch.float32).eps / 2 * (1 + largest)
     return {name: unit * group * (term.max().item() if term.numel() else 0.0) for name, term in terms.items()}
 

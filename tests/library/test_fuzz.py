@@ -76,6 +76,9 @@ FAILURES = [
     (Case(1, 2, 1, heads=1, heads_kv=1, magnitude=0.5, features=("row_bias",)), torch.float16, "as it is", 0),
     (Case(1, 1, 1, heads=1, heads_kv=1, batch=2, magnitude=0.0, features=("sinks",)), torch.float16, "as it is", 1),
     (Case(1, 1, 1, heads=1, heads_kv=1, magnitude=0.5, features=("dropout",)), torch.float16, "as it is", 1),
+    # A few results, of which plain PyTorch has an error that is small by luck.
+    (Case(13, 13, 160, heads=1, heads_kv=1, value_dim=1, features=("alibi", "sinks")), torch.float32, "as it is", 1),
+    (Case(1, 44, 1, heads=1, heads_kv=1, magnitude=0.5, features=("alibi", "bias", "dropout")), torch.float32, "as it is", 0),
     # Wrong sums on an H100: ptxas 12.8 read a register that nothing had written (tests/compiling.py).
     (Case(1, 119, 18, heads=1, heads_kv=1, magnitude=0.0, value_dim=2), torch.float16, "as it is", 0),
 ]

@@ -23,7 +23,8 @@ for dtype, head_dim, variant, compiled in compile_table(target, everything):
     print(*what)
     if (target, str(dtype)) == ("sm_75", "torch.float16") and head_dim <= 128 and compiled.kernel != "delta":
         assert compiled.tensor_core_products > 0 and compiled.spilled == 0 and compiled.scalar_products == 0, what
-for head_dim, value_dim, compiled in compile_odd_head_dims(target):
+# Every day where products read their operands from shared memory by descriptor, and where a kernel is rewritten; the rest in test-long.
+for head_dim, value_dim, compiled in compile_odd_head_dims(target) if everything or target in ("sm_75", "sm_90") else ():
     what = (target, "float16", head_dim, value_dim, compiled)
     assert compiled.shared <= SHARED_LIMIT[target] * 1024, what
     assert not compiled.unwritten, what

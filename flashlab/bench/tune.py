@@ -58,11 +58,12 @@ class Runner:
         self.out, self.lse = forward(self.query, self.key, self.value, self.spec)
 
     def __call__(self, tiles=None):
-        """The results of the kernel; tiles: a Config, or None for the one that is chosen now."""
+        """The results of the kernel; tiles: None for those that are chosen now."""
+        from flashlab.kernels import configs
         from flashlab.kernels.backward import backward
         from flashlab.kernels.forward import forward
 
-        chosen = {} if tiles is None else {self.case.kernel: tiles}
+        chosen = {} if tiles is None else {self.case.kernel: configs.of_tiles(tiles, self.query, self.value)}
         if self.case.kernel == "forward":
             return forward(self.query, self.key, self.value, self.spec, tiles=chosen)
         grads = backward(self.grad_out, self.query, self.key, self.value, self.out, self.lse, self.spec, tiles=chosen)
@@ -75,23 +76,20 @@ def best(case, runner=Runner, time=milliseconds):
     A candidate that does not compile, does not fit, or gives other results than what is chosen now is left out. The fastest and that
     are measured once more, one after the other: a GPU that grows warm is slower at the end than at the beginning.
     """
-    from flashlab.kernels.configs import Config
-
     run = runner(case)
     expected = run()
     times = {}
     for tiles in CANDIDATES[case.kernel]:
-        config = Config(*tiles)
         try:
-            if all(map(_agree, run(config), expected)):
-                times[tiles] = time(lambda config=config: run(config))
+            if all(map(_agree, run(tiles), expected)):
+                times[tiles] = time(lambda tiles=tiles: run(tiles))
         except Exception:  # whatever a compiler or a driver says of tiles that it cannot have
             continue
     before = time(run)
     if not times:
         return None, before, before
     fastest = min(times, key=times.get)
-    now = time(lambda: run(Config(*fastest)))
+    now = time(lambda: run(fastest))
     return (fastest, now, before) if now < BAND * before else (None, before, before)
 
 

@@ -52,14 +52,14 @@ HOPPER = {
 }
 
 # What is chosen instead there. The first whose condition holds counts; see `choose`.
-HOPPER_READS_MASK = {
-    ("forward", 128): Config(128, 64, num_warps=8, num_stages=3)
-}  # its tiles take shared memory as well, and a mere row of it was faster so
+HOPPER_READS_MASK = {  # tiles of attn_mask take shared memory as well; a mere row of it was faster so too
+    ("forward", 128): Config(128, 64, num_warps=8, num_stages=3),
+}
 HOPPER_MASK_MOD = {
     ("forward", 64): Config(64, 64, num_warps=4, num_stages=3),
     ("dq", 128): Config(64, 64, num_warps=4, num_stages=2),
 }
-HOPPER_PLAIN = {  # with features these spill
+HOPPER_PLAIN = {  # features take more registers and shared memory than these leave
     ("dkdv", 64): Config(128, 64, num_warps=4, num_stages=2),
     ("dq", 128): Config(128, 64, num_warps=8, num_stages=4),
 }
@@ -136,7 +136,7 @@ def choose(kernel, query, value, spec, extras):
     if is_plain(spec, extras):
         tiles = _measured(query).get((*key, query.dtype, is_banded(spec), has_few_keys(value, spec, extras)))
         if tiles is not None:
-            return tiles
+            return of_tiles(tiles, query, value)
     if target == "gfx942":
         return (FLOAT32 if is_float32 else AMD)[key]
     if turing.serves(target, query.dtype, head_dim):
@@ -183,15 +183,21 @@ def has_few_keys(value, spec, extras):
     return _keys_of_a_row(value.shape[2], spec, extras) <= FEW_KEYS
 
 
+def of_tiles(tiles, query, value):
+    """The Config of (BLOCK_M, BLOCK_N, num_warps, num_stages) for a call's device, dtype and head dims."""
+    served = turing.serves(target_of(query), query.dtype, max(query.shape[-1], value.shape[-1]))
+    return Config(*tiles, arch=turing.ARCH if served else None)
+
+
 def _measured(query):
-    """What `flashlab tune` has found best for this GPU: {(kernel, head dim, dtype, banded, few keys): Config}."""
+    """What `flashlab tune` has found best for this GPU: {(kernel, head dim, dtype, banded, few keys): tiles}."""
     return _measured_on(query.device.index) if query.is_cuda else {}
 
 
 @lru_cache
 def _measured_on(index):
     return {
-        (kernel, head_dim, getattr(torch, dtype), banded, few_keys): Config(*tiles)
+        (kernel, head_dim, getattr(torch, dtype), banded, few_keys): tiles
         for (kernel, head_dim, dtype, banded, few_keys), tiles in tuned.measured(index).items()
     }
 

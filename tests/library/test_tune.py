@@ -28,8 +28,7 @@ def pretend(times, wrong=(), impossible=()):
     last = {}
 
     def runner(case):
-        def run(config=None):
-            tiles = config and (config.BLOCK_M, config.BLOCK_N, config.num_warps, config.num_stages)
+        def run(tiles=None):
             if tiles in impossible:
                 raise RuntimeError("out of resource: shared memory")
             last["ms"] = times.get(tiles, 2.0) if tiles else 1.0
@@ -109,6 +108,9 @@ def test_measured_tiles_serve_plain_calls_alone(gpu, monkeypatch):
 
     measured = configs.Config(32, 32, 4, 1)
     assert chosen() == measured
+    with monkeypatch.context() as turing:  # there the same tiles go through tensor cores
+        turing.setattr(configs, "target_of", lambda query: (7, 5))
+        assert chosen() == configs.Config(32, 32, 4, 1, arch="sm80")
     others = [Spec(1.0, True), Spec(1.0, softcap=2.0), Spec(1.0, dropout_p=0.1)]
     assert all(chosen(spec) != measured for spec in others)
     assert chosen(query=query.bfloat16()) != measured and chosen(query=query.new_empty(1, 1, 4000, 40)) != measured

@@ -46,28 +46,32 @@ def tensors(query, key, value, dims):
 
 def heads(query, key, value, enable_gqa):
     """Shapes (B, H, S, D) that fit each other."""
-    shapes = f"query: {_shape(query)}, key: {_shape(key)}, value: {_shape(value)}"
-    if not query.shape[0] == key.shape[0] == value.shape[0]:
-        raise ValueError(f"batch sizes differ: query, key and value need the same first dimension. {shapes}.")
-    if key.shape[1] != value.shape[1] or key.shape[2] != value.shape[2]:
-        raise ValueError(f"key and value need the same heads and the same sequence length. {shapes}.")
-    if query.shape[3] != key.shape[3]:
-        raise ValueError(f"head dims differ: query and key need the same last dimension (value's may be another). {shapes}.")
-    for name, head_dim in (("head_dim", query.shape[3]), ("value's head_dim", value.shape[3])):
-        if not 1 <= head_dim <= MAX_HEAD_DIM:
-            raise ValueError(
-                f"{name} is {head_dim}: flashlab computes 1 to {MAX_HEAD_DIM}. Split the model dimension over more heads. {shapes}."
-            )
-    count, count_kv = query.shape[1], key.shape[1]
+    (batch, count, _, head_dim), (batch_k, count_kv, seqlen_k, head_dim_k) = query.shape, key.shape
+    batch_v, count_v, seqlen_v, value_dim = value.shape
+    if not batch == batch_k == batch_v:
+        raise _misfit("batch sizes differ: query, key and value need the same first dimension", query, key, value)
+    if count_kv != count_v or seqlen_k != seqlen_v:
+        raise _misfit("key and value need the same heads and the same sequence length", query, key, value)
+    if head_dim != head_dim_k:
+        raise _misfit("head dims differ: query and key need the same last dimension (value's may be another)", query, key, value)
+    for name, size in (("head_dim", head_dim), ("value's head_dim", value_dim)):
+        if not 1 <= size <= MAX_HEAD_DIM:
+            fix = f"flashlab computes 1 to {MAX_HEAD_DIM}. Split the model dimension over more heads"
+            raise _misfit(f"{name} is {size}: {fix}", query, key, value)
     if count < 1 or count_kv < 1:
-        raise ValueError(f"at least one head is needed, for query and for key. {shapes}.")
+        raise _misfit("at least one head is needed, for query and for key", query, key, value)
     if count == count_kv:
         return
     if count % count_kv:
         divisors = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
-        raise ValueError(f"key has {count_kv} heads and query {count}: grouped heads need a divisor ({divisors}). {shapes}.")
+        raise _misfit(f"key has {count_kv} heads and query {count}: grouped heads need a divisor ({divisors})", query, key, value)
     if not enable_gqa:
-        raise ValueError(f"key has {count_kv} heads and query {count}: pass enable_gqa=True to let each key head serve a group. {shapes}.")
+        fix = "pass enable_gqa=True to let each key head serve a group"
+        raise _misfit(f"key has {count_kv} heads and query {count}: {fix}", query, key, value)
+
+
+def _misfit(problem, query, key, value):
+    return ValueError(f"{problem}. query: {_shape(query)}, key: {_shape(key)}, value: {_shape(value)}.")
 
 
 def scale(value, head_dim):

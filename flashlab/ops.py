@@ -3,16 +3,19 @@
 Operators take tensors and numbers alone, so a `Spec` and its `Extras` travel flattened: `flatten` and `_described` are inverses.
 """
 
+import functools
 import itertools
 
 import torch
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from flashlab import blockwise, second_order
 from flashlab.layout import accumulation_dtype, empty_out
-from flashlab.spec import Extras, Spec
+from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 TENSORS = ", ".join(f"Tensor? {name}" for name in Extras._fields)
 NUMBERS = "float? scale, bool is_causal, int left, int right, bool bottom_right, float softcap, float dropout_p, str mask_mod, str bias_mod"
+EXTRAS, HOW_MANY_NUMBERS = len(Extras._fields), NUMBERS.count(",") + 1
 FEATURES = f"{TENSORS}, {NUMBERS}"
 SAVED = "Tensor query, Tensor key, Tensor value"
 
@@ -54,46 +57,33 @@ def flatten(spec: Spec, extras: Extras):
 
 
 def _described(query, features):
-    count = len(Extras._fields)
-    scale, is_causal, left, right, bottom_right, softcap, dropout_p, mask_mod, bias_mod = features[count:]
+    """(Spec, Extras) of the flat list."""
+    extras, (scale, *numbers) = features[:EXTRAS], features[EXTRAS:]
     scale = query.shape[-1] ** -0.5 if scale is None else scale  # the compiler may keep head_dim symbolic
-    spec = Spec(scale, is_causal, (left, right), bottom_right, softcap, dropout_p, _mods.get(mask_mod), _mods.get(bias_mod))
-    return spec, Extras(*features[:count])
+    return _spec(scale, *numbers), NO_EXTRAS if all(x is None for x in extras) else Extras(*extras)
 
 
-def _define(name, arguments, results):
-    """An operator of the library; its kernels and shapes are registered below."""
-    torch.library.define(f"flashlab::{name}", f"({arguments}, {FEATURES}) -> {results}")
-    return getattr(torch.ops.flashlab, name).default
+@functools.lru_cache(1024)
+def _spec(scale, is_causal, left, right, bottom_right, softcap, dropout_p, mask_mod, bias_mod):
+    return Spec(scale, is_causal, (left, right), bottom_right, softcap, dropout_p, _mods.get(mask_mod), _mods.get(bias_mod))
 
 
-attention_forward = _define("attention_forward", SAVED, "(Tensor, Tensor)")
-attention_backward = _define(
-    "attention_backward", f"Tensor grad_out, Tensor? grad_lse, {SAVED}, Tensor out, Tensor lse", "(Tensor, Tensor, Tensor, Tensor)"
-)
-attention_mask_gradient = _define("attention_mask_gradient", f"Tensor grad_out, {SAVED}, Tensor lse, Tensor delta", "Tensor")
-
-
-@torch.library.impl("flashlab::attention_forward", "cpu")
 @torch.autocast("cpu", enabled=False)
 def _forward_on_cpu(query, key, value, *features):
     return blockwise.forward(query, key, value, *_described(query, features))
 
 
-@torch.library.impl("flashlab::attention_backward", "cpu")
 @torch.autocast("cpu", enabled=False)
 def _backward_on_cpu(grad_out, grad_lse, query, key, value, out, lse, *features):
     spec, extras = _described(query, features)
     return blockwise.backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
 
 
-@torch.library.impl("flashlab::attention_mask_gradient", "cpu")
 @torch.autocast("cpu", enabled=False)
 def _mask_gradient_on_cpu(grad_out, query, key, value, lse, delta, *features):
     return blockwise.mask_gradient(grad_out, query, key, value, lse, delta, *_described(query, features))
 
 
-@torch.library.impl("flashlab::attention_forward", "cuda")
 def _forward_on_cuda(query, key, value, *features):
     _require_triton()
     from flashlab.kernels.forward import forward
@@ -102,7 +92,6 @@ def _forward_on_cuda(query, key, value, *features):
         return forward(query, key, value, *_described(query, features))
 
 
-@torch.library.impl("flashlab::attention_backward", "cuda")
 def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, *features):
     from flashlab.kernels.backward import backward
 
@@ -111,7 +100,6 @@ def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, *features
         return backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
 
 
-@torch.library.impl("flashlab::attention_mask_gradient", "cuda")
 def _mask_gradient_on_cuda(grad_out, query, key, value, lse, delta, *features):
     from flashlab.kernels.mask_gradient import mask_gradient
 
@@ -119,20 +107,57 @@ def _mask_gradient_on_cuda(grad_out, query, key, value, lse, delta, *features):
         return mask_gradient(grad_out, query, key, value, lse, delta, *_described(query, features))
 
 
-@torch.library.register_fake("flashlab::attention_forward")
 def _forward_shapes(query, key, value, *features):
     return empty_out(query, value), query.new_empty(query.shape[:3], dtype=accumulation_dtype(query))
 
 
-@torch.library.register_fake("flashlab::attention_backward")
 def _backward_shapes(grad_out, grad_lse, query, key, value, out, lse, *features):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), torch.empty_like(lse)
 
 
-@torch.library.register_fake("flashlab::attention_mask_gradient")
 def _mask_gradient_shape(grad_out, query, key, value, lse, delta, *features):
     mask = features[0]
     return mask.new_empty(mask.shape)
+
+
+class Operator:
+    """An operator of torch, and the functions behind it.
+
+    The compiler needs the operator, and so does whoever intercepts operators. Any other call of plain tensors goes straight to the
+    function: torch's dispatcher takes longer to look at 25 arguments than a small kernel runs.
+    """
+
+    def __init__(self, name, arguments, results, on_cpu, on_cuda, shapes):
+        torch.library.define(f"flashlab::{name}", f"({arguments}, {FEATURES}) -> {results}")
+        self.by_device = {"cpu": on_cpu, "cuda": on_cuda}
+        for device, function in self.by_device.items():
+            torch.library.impl(f"flashlab::{name}", device, function)
+        torch.library.register_fake(f"flashlab::{name}", shapes)
+        self.registered = getattr(torch.ops.flashlab, name).default
+
+    def __call__(self, first, *others):
+        if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active():
+            return self.registered(first, *others)
+        function = self.by_device.get(first.device.type)
+        if function is None or not all(map(_is_plain, (first, *others[:-HOW_MANY_NUMBERS]))):
+            return self.registered(first, *others)
+        return function(first, *others)
+
+
+def _is_plain(x):
+    """Whether a tensor (or None) is no more than its memory: no subclass, and no view that means the negative."""
+    return x is None or (type(x) in (torch.Tensor, torch.nn.Parameter) and not x.is_neg())
+
+
+attention_forward = Operator("attention_forward", SAVED, "(Tensor, Tensor)", _forward_on_cpu, _forward_on_cuda, _forward_shapes)
+attention_backward = Operator(
+    "attention_backward", f"Tensor grad_out, Tensor? grad_lse, {SAVED}, Tensor out, Tensor lse", "(Tensor, Tensor, Tensor, Tensor)",
+    _backward_on_cpu, _backward_on_cuda, _backward_shapes,
+)  # fmt: skip
+attention_mask_gradient = Operator(
+    "attention_mask_gradient", f"Tensor grad_out, {SAVED}, Tensor lse, Tensor delta", "Tensor",
+    _mask_gradient_on_cpu, _mask_gradient_on_cuda, _mask_gradient_shape,
+)  # fmt: skip
 
 
 class Attention(torch.autograd.Function):
@@ -144,9 +169,8 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        tensors = 3 + len(Extras._fields)
-        ctx.save_for_backward(*inputs[:tensors], *output)
-        ctx.numbers = inputs[tensors:]
+        ctx.save_for_backward(*inputs[: 3 + EXTRAS], *output)
+        ctx.numbers = inputs[3 + EXTRAS :]
         ctx.set_materialize_grads(False)  # most callers drop lse: its gradient stays None instead of a tensor of zeros
 
     @staticmethod
@@ -174,7 +198,7 @@ class AttentionBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *features):
-        extras = Extras(*features[: len(Extras._fields)])
+        extras = Extras(*features[:EXTRAS])
         grads = attention_backward(grad_out, grad_lse, query, key, value, out, lse, *features)
         *grads, delta = grads
         grad_mask = attention_mask_gradient(grad_out, query, key, value, lse, delta, *features) if mask_wanted else None
@@ -184,9 +208,8 @@ class AttentionBackward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         _, _, grad_out, grad_lse, query, key, value, _, _, *features = inputs
-        count = len(Extras._fields)
-        ctx.save_for_backward(grad_out, grad_lse, query, key, value, *features[:count])
-        ctx.numbers = features[count:]
+        ctx.save_for_backward(grad_out, grad_lse, query, key, value, *features[:EXTRAS])
+        ctx.numbers = features[EXTRAS:]
         ctx.set_materialize_grads(False)
 
     @staticmethod

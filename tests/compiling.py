@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from flashlab.kernels import backward, configs, forward, mask_gradient, turing
+from flashlab.kernels import launch as launching
 from flashlab.masks import documents
 from flashlab.spec import Extras, Spec
 from tests.protocol import nearer
@@ -72,7 +73,7 @@ def compile_kernel(target, kernel, arguments, constants, arch=None, **options):
 def as_if_on(target, launch):
     """The library as it would behave on `target`, with another launch."""
     capability = target if target == "gfx942" else (int(target.removeprefix("sm_")) // 10, int(target.removeprefix("sm_")) % 10)
-    replaced = [(module, "launch", launch) for module in (forward, backward, mask_gradient)]
+    replaced = [(launching, "launch", launch), (launching, "_plans", {})]
     replaced.append((configs, "target_of", lambda query: capability))
     if target != "gfx942":
         replaced.append((configs, "has_fast_tanh", lambda query: query.dtype != torch.float32))

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 
 from flashlab.kernels import configs
-from flashlab.kernels.launch import Problem, launch
+from flashlab.kernels.launch import Launch, Problem, planned
 from flashlab.kernels.shaping import capped_scores, dropped, place_of, random_keys, random_rows, shape_scores, through_softcap
-from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile, store_row, store_tile, view
+from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile, store_row, store_tile
 from flashlab.kernels.walk import exists, owned_tile, position, walk_of_keys, walk_of_rows
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
@@ -85,6 +85,7 @@ def dkdv_kernel(
     v = load_tile(head_of(V, batch, head_kv, at.first_k), start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, True)  # [BLOCK_N, BLOCK_V]
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
+    FIRST: tl.constexpr = 2 if features.right is None else 0  # the stretch that is walked first: the tail or the head, see `walk`
     for member in range(GROUP):
         head = head_kv * GROUP + member
         at = place_of(batch, head, shape, packing, features, BOTTOM_RIGHT)
@@ -92,11 +93,11 @@ def dkdv_kernel(
         lse_head, delta_head = head_of(Lse, batch, head, at.first_q), head_of(Delta, batch, head, at.first_q)
         random = random_keys(start_n + tl.arange(0, BLOCK_N)[:, None], at, features)
         bounds = walk_of_keys(blocks, start_n, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
-        for stretch in tl.static_range(3):
-            if exists(stretch, features.right is not None, MASK_MOD):
+        for stretch in tl.static_range(FIRST, FIRST + 3):
+            if exists(stretch % 3, features.right is not None, MASK_MOD):
                 dk, dv = accumulate_dkdv(
-                    dk, dv, k, v, q_head, do_head, lse_head, delta_head, start_n, bounds[stretch], bounds[stretch + 1], blocks,
-                    at, features, random, scale, keep_scale, stretch != 1,
+                    dk, dv, k, v, q_head, do_head, lse_head, delta_head, start_n, bounds[stretch % 3], bounds[stretch % 3 + 1], blocks,
+                    at, features, random, scale, keep_scale, stretch % 3 != 1,
                     HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
                 )  # fmt: skip
 
@@ -183,28 +184,28 @@ def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, e
     """
     grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
     delta = torch.empty_like(lse)
-    p = Problem.of(query, key, value, spec, extras)
-
-    config = configs.choose("delta", query, value, spec, extras)
-    launch(
-        delta_kernel, triton.cdiv(query.shape[2], config.BLOCK_M) * query.shape[0] * query.shape[1],
-        view(out), view(grad_out), view(grad_lse), view(delta), p.shape,
-        VALUE_DIM=value.shape[-1], BLOCK_M=config.BLOCK_M, BLOCK_V=configs.block_d(value.shape[-1]), num_warps=config.num_warps,
-    )  # fmt: skip
-
-    inputs = [p.view(x) for x in (query, key, value, grad_out, lse, delta)]
-    numbers = (spec.scale, 1 / (1 - spec.dropout_p))
-    tiles = tiles or {}
-    config = tiles.get("dkdv") or configs.choose("dkdv", query, value, spec, extras)
-    launch(
-        dkdv_kernel, p.key_tiles(config) * p.heads_kv,
-        *inputs, p.view(grad_key), p.view(grad_value), p.shape, p.packing, p.key_blocks, p.features, *numbers,
-        **p.constants, **config.launch_arguments(query, value),
-    )  # fmt: skip
-    config = tiles.get("dq") or configs.choose("dq", query, value, spec, extras)
-    launch(
-        dq_kernel, p.row_tiles(config) * p.shape.heads,
-        *inputs, p.view(grad_query), p.shape, p.packing, p.row_blocks, p.features, *numbers,
-        **p.constants, **config.launch_arguments(query, value),
-    )  # fmt: skip
+    to_delta, to_dkdv, to_dq = planned(plan, (query, key, value, grad_out, out, lse, grad_lse), spec, extras, tiles)
+    to_delta(out, grad_out, grad_lse, delta)
+    inputs = (query, key, value, grad_out, lse, delta)
+    to_dkdv(*inputs, grad_key, grad_value)
+    to_dq(*inputs, grad_query)
     return grad_query, grad_key, grad_value, delta
+
+
+def plan(query, key, value, grad_out, out, lse, grad_lse, spec, extras, tiles):
+    """The three Launches of a backward pass; see `launch.planned`."""
+    p = Problem.of(query, key, value, spec, extras)
+    config = configs.choose("delta", query, value, spec, extras)
+    value_dim = value.shape[-1]
+    constants = dict(VALUE_DIM=value_dim, BLOCK_M=config.BLOCK_M, BLOCK_V=configs.block_d(value_dim), num_warps=config.num_warps)
+    programs = triton.cdiv(query.shape[2], config.BLOCK_M) * query.shape[0] * query.shape[1]
+    to_delta = Launch(delta_kernel, programs, (p.shape,), constants)
+
+    def launch_of(name, kernel, tiles_of, heads, blocks):
+        config = (tiles or {}).get(name) or configs.choose(name, query, value, spec, extras)
+        numbers = (p.shape, p.packing, blocks, p.features, spec.scale, 1 / (1 - spec.dropout_p))
+        return Launch(kernel, tiles_of(config) * heads, numbers, p.constants | config.launch_arguments(query, value), p.view)
+
+    to_dkdv = launch_of("dkdv", dkdv_kernel, p.key_tiles, p.heads_kv, p.key_blocks)
+    to_dq = launch_of("dq", dq_kernel, p.row_tiles, p.shape.heads, p.row_blocks)
+    return to_delta, to_dkdv, to_dq

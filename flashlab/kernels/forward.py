@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from flashlab.kernels import configs
-from flashlab.kernels.launch import Problem, launch
+from flashlab.kernels.launch import Launch, Problem, planned
 from flashlab.kernels.shaping import capped_scores, dropped, place_of, random_keys, random_rows, shape_scores
 from flashlab.kernels.tile import LN_2, LOG2_E, head_of, load_tile, online_softmax_step, store_row, store_tile
 from flashlab.kernels.walk import exists, owned_tile, position, walk_of_rows
@@ -83,12 +83,15 @@ def forward(query, key, value, spec: Spec, extras: Extras = NO_EXTRAS, tiles: di
     """
     out = empty_out(query, value)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    to_out = planned(plan, (query, key, value), spec, extras, tiles)
+    to_out(query, key, value, out, lse)
+    return out, lse
+
+
+def plan(query, key, value, spec, extras, tiles):
+    """The Launch of a forward pass; see `launch.planned`."""
     config = (tiles or {}).get("forward") or configs.choose("forward", query, value, spec, extras)
     p = Problem.of(query, key, value, spec, extras)
-    launch(
-        forward_kernel, p.row_tiles(config) * p.shape.heads,
-        p.view(query), p.view(key), p.view(value), p.view(out), p.view(lse),
-        p.shape, p.packing, p.row_blocks, p.features, spec.scale, 1 / (1 - spec.dropout_p),
-        **p.constants, **config.launch_arguments(query, value),
-    )  # fmt: skip
-    return out, lse
+    numbers = (p.shape, p.packing, p.row_blocks, p.features, spec.scale, 1 / (1 - spec.dropout_p))
+    constants = p.constants | config.launch_arguments(query, value)
+    return Launch(forward_kernel, p.row_tiles(config) * p.shape.heads, numbers, constants, p.view)

@@ -1,4 +1,4 @@
-"""From a checked call to what a kernel takes: views, sizes, features, and the constants that it is compiled for."""
+"""From a checked call to what a kernel takes: views, sizes, features, the constants that it is compiled for. And calls that repeat."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,61 @@ import triton
 
 from flashlab.kernels import configs, turing
 from flashlab.kernels.shaping import Features, as_jit, features_of
-from flashlab.kernels.tile import Packing, Shape, View, broadcast_view
+from flashlab.kernels.tile import Packing, Shape, View, broadcast_view, view
+from flashlab.spec import NO_EXTRAS
 
 
 def launch(kernel, programs, *arguments, arch=None, **constants):
-    """Run a kernel over a one-dimensional grid. No programs, no work. arch: see `flashlab.kernels.turing`."""
-    if not programs:
-        return
+    """Run a kernel over a one-dimensional grid, and return what Triton compiled. arch: see `flashlab.kernels.turing`."""
     if arch is not None:
         try:
             with turing.tensor_cores():
-                kernel[(programs,)](*arguments, arch=arch, **constants)
-            return
+                return kernel[(programs,)](*arguments, arch=arch, **constants)
         except turing.UnexpectedPTX as error:
             turing.refuse(error)
-    kernel[(programs,)](*arguments, **constants)
+    return kernel[(programs,)](*arguments, **constants)
+
+
+class Launch:
+    """A kernel and all that it takes but tensors. No programs, no work."""
+
+    def __init__(self, kernel, programs, numbers, constants, view=view):
+        self.kernel, self.programs, self.numbers, self.constants, self.view = kernel, programs, numbers, constants, view
+        self.compiled = None
+
+    def __call__(self, *tensors):
+        if not self.programs:
+            return
+        arguments = (*map(self.view, tensors), *self.numbers)
+        if self.compiled is None:
+            self.compiled = launch(self.kernel, self.programs, *arguments, **self.constants)
+        else:  # a call of JITFunction looks at every argument again, which takes longer than a small kernel runs
+            constants = [self.constants[name] for name in self.kernel.arg_names[len(arguments) :]]
+            self.compiled[self.programs, 1, 1](*arguments, *constants)
+
+
+_plans = {}
+MOST_PLANS = 4096  # a model that generates text never sees the same length twice
+
+
+def planned(plan, tensors, spec, extras, tiles=None):
+    """The launches of `plan(*tensors, spec, extras, tiles)`: those of an earlier call, where nothing but the tensors' contents differs.
+
+    Tensors that features bring along are part of a launch, so such calls are planned anew each time.
+    """
+    if extras is not NO_EXTRAS or tiles is not None:
+        return plan(*tensors, spec, extras, tiles)
+    call = (plan, spec, tensors[0].device, configs.dot_precision(), *map(_signature, tensors))
+    if call not in _plans:
+        if len(_plans) >= MOST_PLANS:
+            _plans.clear()
+        _plans[call] = plan(*tensors, spec, extras, tiles)
+    return _plans[call]
+
+
+def _signature(x):
+    """All of a tensor that Triton compiles for."""
+    return None if x is None else (x.dtype, x.shape, x.stride(), x.data_ptr() % 16)
 
 
 @dataclass(frozen=True)

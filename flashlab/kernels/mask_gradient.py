@@ -10,7 +10,7 @@ import triton.language as tl
 
 from flashlab.kernels import configs
 from flashlab.kernels.backward import score_gradient
-from flashlab.kernels.launch import Problem, launch
+from flashlab.kernels.launch import Launch, Problem
 from flashlab.kernels.shaping import place_of, random_rows
 from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile
 from flashlab.kernels.walk import walk_of_rows
@@ -87,10 +87,8 @@ def mask_gradient(grad_out, query, key, value, lse, delta, spec: Spec, extras: E
     config = configs.choose("mask_gradient", query, value, spec, extras)
     one_row, one_key = mask.shape[2] == 1, mask.shape[3] == 1
     tiles = (1 if one_row else triton.cdiv(query.shape[2], config.BLOCK_M)) * (1 if one_key else triton.cdiv(key.shape[2], config.BLOCK_N))
-    launch(
-        mask_gradient_kernel, mask.shape[0] * mask.shape[1] * tiles,
-        *(p.view(x) for x in (query, key, value, grad_out, lse, delta, grad)), tuple(mask.shape[:2]), query.shape[0],
-        p.shape, p.packing, p.features, spec.scale, 1 / (1 - spec.dropout_p),
-        ONE_ROW=one_row, ONE_KEY=one_key, **p.constants, **config.launch_arguments(query, value),
-    )  # fmt: skip
+    numbers = (tuple(mask.shape[:2]), query.shape[0], p.shape, p.packing, p.features, spec.scale, 1 / (1 - spec.dropout_p))
+    constants = dict(ONE_ROW=one_row, ONE_KEY=one_key) | p.constants | config.launch_arguments(query, value)
+    to_mask = Launch(mask_gradient_kernel, mask.shape[0] * mask.shape[1] * tiles, numbers, constants, p.view)
+    to_mask(query, key, value, grad_out, lse, delta, grad)
     return grad

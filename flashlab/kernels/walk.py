@@ -57,19 +57,28 @@ def highest_key(at, features):
 @triton.jit
 def walk(
     start, length, lowest, highest,
-    HAS_LOWEST: tl.constexpr, HAS_HIGHEST: tl.constexpr, HAS_MOD: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    HAS_LOWEST: tl.constexpr, HAS_HIGHEST: tl.constexpr, HAS_MOD: tl.constexpr, TAIL_FIRST: tl.constexpr,
+    OWN: tl.constexpr, OTHER: tl.constexpr,
 ):  # fmt: skip
-    """The tiles of OTHER positions that meet OWN positions from `start` on: position x meets x + lowest … x + highest, below `length`."""
+    """The tiles of OTHER positions that meet OWN positions from `start` on: position x meets x + lowest … x + highest, below `length`.
+
+    A masked stretch that is walked before the whole one has at least one tile, if of hidden pairs: where its loop may be skipped, ptxas
+    waits for every single product of every loop. It is begin … full_begin, or with TAIL_FIRST full_end … end.
+    """
     begin, full_begin = 0, 0
-    full_end, end = length // OTHER * OTHER, length
+    full_end, end = (tl.maximum(0, length - 1) if TAIL_FIRST else length) // OTHER * OTHER, length
     if HAS_HIGHEST:
         end = tl.maximum(0, tl.minimum(end, start + OWN + highest))
         full_end = tl.minimum(full_end, tl.maximum(0, start + highest + 1) // OTHER * OTHER)
     if HAS_LOWEST:
         begin = tl.maximum(0, start + lowest) // OTHER * OTHER
         full_begin = tl.cdiv(tl.maximum(0, start + OWN - 1 + lowest), OTHER) * OTHER
-        full_begin = tl.maximum(begin, tl.minimum(full_begin, tl.cdiv(end, OTHER) * OTHER))
+        full_begin = tl.maximum(begin + OTHER, tl.minimum(full_begin, tl.cdiv(end, OTHER) * OTHER))
+        tl.assume(full_begin > begin)
     full_end = tl.maximum(full_begin, full_end)
+    if TAIL_FIRST:
+        end = tl.maximum(end, full_end + 1)
+        tl.assume(end > full_end)
     if HAS_MOD:  # any pair may be hidden
         full_begin, full_end = end, end
     return begin, full_begin, full_end, end
@@ -97,7 +106,7 @@ def walk_of_rows(blocks, start_m, at, features, MASK_MOD: tl.constexpr, BLOCK_M:
             highest = highest_key(at, features)
         return walk(
             start_m, at.seqlen_k, lowest, highest,
-            features.left is not None, features.right is not None, MASK_MOD is not None, BLOCK_M, BLOCK_N,
+            features.left is not None, features.right is not None, MASK_MOD is not None, False, BLOCK_M, BLOCK_N,
         )  # fmt: skip
 
 
@@ -114,7 +123,7 @@ def walk_of_keys(blocks, start_n, at, features, MASK_MOD: tl.constexpr, BLOCK_M:
             highest = -lowest_key(at, features)
         return walk(
             start_n, at.seqlen_q, lowest, highest,
-            features.right is not None, features.left is not None, MASK_MOD is not None, BLOCK_N, BLOCK_M,
+            features.right is not None, features.left is not None, MASK_MOD is not None, features.right is None, BLOCK_N, BLOCK_M,
         )  # fmt: skip
 
 

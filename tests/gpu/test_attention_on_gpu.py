@@ -176,9 +176,9 @@ def test_operators_are_well_formed(features):
     case = Case(90, 110, 64, heads=4, heads_kv=2, features=features)
     query, key, value, grad_out = case.tensors(torch.float32, "cuda")
     arguments = ops.flatten(*case.described(query, key, value)[3:])
-    torch.library.opcheck(ops.attention_forward, (query, key, value, *arguments))
+    torch.library.opcheck(ops.attention_forward.registered, (query, key, value, *arguments))
     out, lse = ops.attention_forward(query, key, value, *arguments)
-    torch.library.opcheck(ops.attention_backward, (grad_out, None, query, key, value, out, lse, *arguments))
+    torch.library.opcheck(ops.attention_backward.registered, (grad_out, None, query, key, value, out, lse, *arguments))
 
 
 @pytest.mark.parametrize("features", [(), ("bias", "sinks"), ("document_blocks",), ("jagged", "softcap")], ids=str)

@@ -128,12 +128,12 @@ def test_operators_are_well_formed(features):
     case = Case(9, 11, 8, heads=4, heads_kv=2, features=features)
     query, key, value, grad_out = case.tensors(torch.float32)
     arguments = ops.flatten(*case.described(query, key, value)[3:])
-    torch.library.opcheck(ops.attention_forward, (query, key, value, *arguments))
+    torch.library.opcheck(ops.attention_forward.registered, (query, key, value, *arguments))
     out, lse = ops.attention_forward(query, key, value, *arguments)
     for grad_lse in (None, torch.randn_like(lse)):
-        torch.library.opcheck(ops.attention_backward, (grad_out, grad_lse, query, key, value, out, lse, *arguments))
+        torch.library.opcheck(ops.attention_backward.registered, (grad_out, grad_lse, query, key, value, out, lse, *arguments))
     if "bias" in features:
-        torch.library.opcheck(ops.attention_mask_gradient, (grad_out, query, key, value, lse, torch.randn_like(lse), *arguments))
+        torch.library.opcheck(ops.attention_mask_gradient.registered, (grad_out, query, key, value, lse, torch.randn_like(lse), *arguments))
 
 
 @pytest.mark.parametrize("features", [(), *((name,) for name in FEATURES)], ids=str)

@@ -37,10 +37,10 @@ DELTA = Config(BLOCK_M=64, BLOCK_N=0, num_warps=4, num_stages=1)
 
 # Hopper data centre (227 KiB of shared memory): the best of a few tried on an H100.
 HOPPER = {
-    ("forward", 64): Config(128, 64, num_warps=4, num_stages=3),
-    ("forward", 128): Config(128, 128, num_warps=8, num_stages=3),
+    ("forward", 64): Config(64, 64, num_warps=4, num_stages=3),
+    ("forward", 128): Config(64, 64, num_warps=4, num_stages=3),
     ("forward", 256): Config(128, 32, num_warps=8, num_stages=3),
-    ("dkdv", 64): Config(64, 64, num_warps=4, num_stages=2),
+    ("dkdv", 64): Config(64, 64, num_warps=4, num_stages=3),
     ("dkdv", 128): Config(64, 128, num_warps=8, num_stages=3),
     ("dkdv", 256): Config(64, 64, num_warps=8, num_stages=2),
     ("dq", 64): Config(64, 64, num_warps=4, num_stages=3),
@@ -51,23 +51,27 @@ HOPPER = {
     ("mask_gradient", 256): Config(64, 32, num_warps=4, num_stages=1),
 }
 
-# What is chosen instead there. The first whose condition holds counts; see `choose`.
-HOPPER_READS_MASK = {  # tiles of attn_mask take shared memory as well; a mere row of it was faster so too
+# What is chosen instead there. The first whose condition holds counts; see `_choose_on_hopper`.
+HOPPER_MASK_TILE = {  # an attn_mask of which each program loads tiles: they take shared memory as well
     ("forward", 128): Config(128, 64, num_warps=8, num_stages=3),
 }
+HOPPER_MASK_ROW = {  # an attn_mask that is the same for all rows, as padding is, or for all keys
+    ("forward", 64): Config(128, 64, num_warps=4, num_stages=3),
+}
 HOPPER_MASK_MOD = {
-    ("forward", 64): Config(64, 64, num_warps=4, num_stages=3),
+    ("dkdv", 64): Config(64, 64, num_warps=4, num_stages=2),
     ("dq", 128): Config(64, 64, num_warps=4, num_stages=2),
 }
-HOPPER_PLAIN = {  # features take more registers and shared memory than these leave
-    ("dkdv", 64): Config(128, 64, num_warps=4, num_stages=2),
-    ("dq", 128): Config(128, 64, num_warps=8, num_stages=4),
+HOPPER_BANDED = {
+    ("dkdv", 256): Config(64, 32, num_warps=4, num_stages=2),
 }
-HOPPER_FEW_KEYS = {  # faster where rows see about 2048 keys or fewer
-    ("forward", 64): Config(64, 64, num_warps=4, num_stages=3),
-    ("forward", 128): Config(64, 64, num_warps=4, num_stages=3),
+HOPPER_FULL = {  # no mask and no feature at all
+    ("dq", 64): Config(128, 64, num_warps=8, num_stages=3),
 }
-FEW_KEYS = 2048
+HOPPER_FEW_KEYS = {  # where rows see about 1024 keys or fewer
+    ("dq", 128): Config(64, 64, num_warps=4, num_stages=2),
+}
+FEW_KEYS = 1024
 
 # Every other GPU with tensor cores: sized to the 99 KiB of consumer Ampere and Ada, which A100 and Blackwell exceed.
 PORTABLE = {
@@ -151,11 +155,15 @@ def choose(kernel, query, value, spec, extras):
 
 
 def _choose_on_hopper(key, value, spec, extras):
+    mask, banded = extras.attn_mask, is_banded(spec)
+    mask_is_row = mask is not None and 1 in mask.shape[2:]
     for table, applies in (
-        (HOPPER_READS_MASK, extras.attn_mask is not None),
+        (HOPPER_MASK_TILE, mask is not None and not mask_is_row),
+        (HOPPER_MASK_ROW, mask_is_row),
         (HOPPER_MASK_MOD, spec.mask_mod is not None),
-        (HOPPER_PLAIN, is_plain(spec, extras)),
-        (HOPPER_FEW_KEYS, has_few_keys(value, spec, extras)),
+        (HOPPER_BANDED, banded),
+        (HOPPER_FULL, is_plain(spec, extras) and not banded),
+        (HOPPER_FEW_KEYS, is_plain(spec, extras) and has_few_keys(value, spec, extras)),
     ):
         if applies and key in table:
             return table[key]

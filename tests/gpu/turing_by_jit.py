@@ -22,7 +22,7 @@ C_TYPES = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 @contextlib.contextmanager
 def on_a_t4():
     """`flashlab.attention` of CUDA tensors as on a T4."""
-    torch.cuda.current_stream()  # a context for the driver
+    torch.cuda.init()
     with as_if_on("sm_75", _launch):
         yield
 
@@ -30,6 +30,7 @@ def on_a_t4():
 def _launch(kernel, programs, *arguments, arch=None, num_warps=4, num_stages=3, **constants):
     if not programs:
         return
+    _use_context_of_torch()
     compiled = compile_kernel("sm_75", kernel, arguments, constants, arch, num_warps=num_warps, num_stages=num_stages)
     function = _function(compiled.asm["ptx"], compiled.metadata.name, compiled.metadata.shared)
     signature, _, _ = signature_of(kernel, arguments, constants)
@@ -62,6 +63,14 @@ def _function(ptx, name, shared):
     _check(_driver().cuModuleGetFunction(ctypes.byref(function), module, name.encode()))
     _check(_driver().cuFuncSetAttribute(function, DYNAMIC_SHARED_MEMORY, shared))
     return function
+
+
+def _use_context_of_torch():
+    """Every thread has its own current context, and the backward pass runs in a thread of its own."""
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    _check(_driver().cuDeviceGet(ctypes.byref(device), torch.cuda.current_device()))
+    _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+    _check(_driver().cuCtxSetCurrent(context))
 
 
 @functools.cache

@@ -68,10 +68,14 @@ HOPPER_BANDED = {
 HOPPER_FULL = {  # no mask and no feature at all
     ("dq", 64): Config(128, 64, num_warps=8, num_stages=3),
 }
-HOPPER_FEW_KEYS = {  # where rows see about 1024 keys or fewer
+HOPPER_MANY_KEYS = {  # where rows see more than FEW_KEYS: as fast in a short run, and faster once power is what limits the GPU
+    ("forward", 64): Config(128, 64, num_warps=4, num_stages=3),
+    ("forward", 128): Config(128, 128, num_warps=8, num_stages=3),
+}
+FEW_KEYS = 2048
+HOPPER_WINDOW = {  # with an edge on both sides
     ("dq", 128): Config(64, 64, num_warps=4, num_stages=2),
 }
-FEW_KEYS = 1024
 
 # Every other GPU with tensor cores: sized to the 99 KiB of consumer Ampere and Ada, which A100 and Blackwell exceed.
 PORTABLE = {
@@ -155,15 +159,16 @@ def choose(kernel, query, value, spec, extras):
 
 
 def _choose_on_hopper(key, value, spec, extras):
-    mask, banded = extras.attn_mask, is_banded(spec)
+    mask, banded, plain = extras.attn_mask, is_banded(spec), is_plain(spec, extras)
     mask_is_row = mask is not None and 1 in mask.shape[2:]
     for table, applies in (
         (HOPPER_MASK_TILE, mask is not None and not mask_is_row),
         (HOPPER_MASK_ROW, mask_is_row),
         (HOPPER_MASK_MOD, spec.mask_mod is not None),
         (HOPPER_BANDED, banded),
-        (HOPPER_FULL, is_plain(spec, extras) and not banded),
-        (HOPPER_FEW_KEYS, is_plain(spec, extras) and has_few_keys(value, spec, extras)),
+        (HOPPER_FULL, plain and not banded),
+        (HOPPER_MANY_KEYS, plain and not has_few_keys(value, spec, extras)),
+        (HOPPER_WINDOW, plain and UNLIMITED not in spec.edges),
     ):
         if applies and key in table:
             return table[key]

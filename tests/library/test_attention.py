@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashlab import attention, block_mask, ops, reference
 from flashlab.bench.peak import peak_bytes
@@ -163,6 +164,25 @@ def test_compiles_where_the_model_draws_its_own_dropout():
     assert not torch.equal(first, second)
     second.sum().backward()
     assert query.grad.isfinite().all()
+
+
+def test_views_that_mean_the_negative_are_read_so():
+    x = torch.randn(1, 2, 9, 8, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    torch.testing.assert_close(attention(x, x, x, scale=1.0), F.scaled_dot_product_attention(x, x, x, scale=1.0))
+
+
+def test_operators_are_seen_by_whoever_intercepts_them():
+    query, names = torch.randn(1, 2, 9, 8, requires_grad=True), []
+
+    class Listener(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Listener():
+        attention(query, query, query).sum().backward()
+    assert {"flashlab.attention_forward.default", "flashlab.attention_backward.default"} <= set(names)
 
 
 def test_vmap_is_a_loop_over_calls():

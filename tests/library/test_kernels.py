@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from flashlab import reference
+from flashlab.spec import Spec
 from tests.protocol import FEATURE_CASES, PLAIN_CASES, Case, assert_as_good_as_plain
 
 pytest.importorskip("triton")  # no build for macOS
 
+from flashlab.kernels import launch  # noqa: E402
 from flashlab.kernels.backward import backward  # noqa: E402
 from flashlab.kernels.forward import forward  # noqa: E402
 from flashlab.kernels.mask_gradient import mask_gradient  # noqa: E402
@@ -44,6 +46,31 @@ def test_error_is_at_most_twice_that_of_plain_torch(case):
 def test_error_is_at_most_twice_that_of_plain_torch_in_float16(case):
     tensors = case.tensors(torch.float16, DEVICE)
     assert_as_good_as_plain(case, run(case, tensors), tensors)
+
+
+def test_a_call_is_planned_once_for_all_calls_like_it(monkeypatch):
+    plans, seen = {}, []
+    monkeypatch.setattr(launch, "_plans", plans)
+
+    def call(seqlen=33, dtype=torch.float32, spec=Spec(0.3), first=0, lay_out=lambda x: x):  # noqa: B008 (a Spec is frozen)
+        tensors = [lay_out(torch.randn(1, 2, seqlen, 16 + first, device=DEVICE).to(dtype))[..., first:] for _ in range(3)]
+        out, _ = forward(*tensors, spec)
+        truth, _ = reference.attention(*tensors, spec)
+        torch.testing.assert_close(out.double(), truth, atol=5e-3, rtol=5e-3)
+        seen.append(len(plans))
+
+    call()
+    call()  # other numbers alone: nothing new
+    assert seen == [1, 1]
+    call(seqlen=34)
+    call(dtype=torch.float16)
+    call(spec=Spec(0.3, True))
+    call(lay_out=lambda x: x.mT.contiguous().mT)
+    call(first=1)  # begins at an address that is no multiple of 16
+    assert seen == [1, 1, 2, 3, 4, 5, 6]
+    monkeypatch.setattr(launch, "MOST_PLANS", 6)
+    call(seqlen=35)
+    assert seen[-1] == 1
 
 
 @pytest.mark.parametrize("features", [(), ("bottom_right", "left_window"), ("softcap", "sinks")], ids=str)

@@ -62,9 +62,6 @@ HOPPER_MASK_MOD = {
     ("dkdv", 64): Config(64, 64, num_warps=4, num_stages=2),
     ("dq", 128): Config(64, 64, num_warps=4, num_stages=2),
 }
-HOPPER_BANDED = {
-    ("dkdv", 256): Config(64, 32, num_warps=4, num_stages=2),
-}
 HOPPER_FULL = {  # no mask and no feature at all
     ("dq", 64): Config(128, 64, num_warps=8, num_stages=3),
 }
@@ -159,14 +156,13 @@ def choose(kernel, query, value, spec, extras):
 
 
 def _choose_on_hopper(key, value, spec, extras):
-    mask, banded, plain = extras.attn_mask, is_banded(spec), is_plain(spec, extras)
+    mask, plain = extras.attn_mask, is_plain(spec, extras)
     mask_is_row = mask is not None and 1 in mask.shape[2:]
     for table, applies in (
         (HOPPER_MASK_TILE, mask is not None and not mask_is_row),
         (HOPPER_MASK_ROW, mask_is_row),
         (HOPPER_MASK_MOD, spec.mask_mod is not None),
-        (HOPPER_BANDED, banded),
-        (HOPPER_FULL, plain and not banded),
+        (HOPPER_FULL, plain and not is_banded(spec)),
         (HOPPER_MANY_KEYS, plain and not has_few_keys(value, spec, extras)),
         (HOPPER_WINDOW, plain and UNLIMITED not in spec.edges),
     ):

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flashlab import attention, block_mask, ops, reference
 from flashlab.bench.peak import peak_bytes
 from flashlab.masks import documents
+from flashlab.spec import NO_EXTRAS, Spec
 from tests.protocol import CASES, FEATURES, Case, assert_as_good_as_plain, attention_and_gradients, differentiable
 
 
@@ -166,10 +167,16 @@ def test_compiles_where_the_model_draws_its_own_dropout():
     assert query.grad.isfinite().all()
 
 
-def test_views_that_mean_the_negative_are_read_so():
+def test_views_that_mean_the_negative_go_through_torch_which_resolves_them(monkeypatch):
     x = torch.randn(1, 2, 9, 8, dtype=torch.complex64).conj().imag
     assert x.is_neg()
-    torch.testing.assert_close(attention(x, x, x, scale=1.0), F.scaled_dot_product_attention(x, x, x, scale=1.0))
+    monkeypatch.setitem(ops.attention_forward.by_device, "cpu", lambda *arguments: "straight")
+    features = ops.flatten(Spec(8**-0.5), NO_EXTRAS)
+    plain = x.resolve_neg()
+    assert ops.attention_forward(plain, plain, plain, *features) == "straight"
+    for arguments in ((x, plain, plain), (plain, plain, x)):
+        out, _ = ops.attention_forward(*arguments, *features)
+        torch.testing.assert_close(out, F.scaled_dot_product_attention(*arguments))
 
 
 def test_operators_are_seen_by_whoever_intercepts_them():

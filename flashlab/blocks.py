@@ -9,15 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 128  # rows and keys of a block; every kernel's tiles divide it
+BLOCK = 64  # rows and keys of a block; the tiles that kernels load in a walk divide it
+OWN_ROWS = 64  # so many rows share a list of the blocks of keys that they see: a multiple of the tiles that forward and dq own
+OWN_KEYS = 128  # so many keys share a list of the blocks of rows that see them: of the tiles that dkdv owns
 
 
 @dataclass(frozen=True)
 class BlockMask:
     """What `flashlab.attention(…, block_mask=…)` takes. Made by `block_mask`; holds for these lengths and no others.
 
-    row_blocks (B or 1, H or 1, ⌈Sq / 128⌉, 2 + ⌈Sk / 128⌉), int32: how many blocks of keys a block of rows sees in part, how many it sees
-    at all, then their indices, partial ones first. key_blocks is the same seen from the keys.
+    row_blocks (B or 1, H or 1, ⌈Sq / 64⌉, 2 + ⌈Sk / 64⌉), int32: how many blocks of 64 keys a block of 64 rows sees in part, how many it
+    sees at all, then their indices, partial ones first. key_blocks (B or 1, H or 1, ⌈Sk / 128⌉, 2 + ⌈Sq / 64⌉) is the same seen from the
+    keys, for 128 of them at a time.
     """
 
     mask_mod: Callable
@@ -31,20 +34,19 @@ class BlockMask:
     @property
     def visible_share(self):
         """The share of blocks that hold at least one visible pair."""
-        blocks = self.row_blocks.shape[2] * self.key_blocks.shape[2] * self.row_blocks.shape[0] * self.row_blocks.shape[1]
-        return self.row_blocks[..., 1].sum().item() / blocks if blocks else 0.0
+        return self.row_blocks[..., 1].sum().item() / max(1, self.row_blocks[..., 2:].numel())
 
     def __repr__(self):
-        batch, heads, rows, _ = self.row_blocks.shape
+        batch, heads, rows, listed = self.row_blocks.shape
         partial, seen = (int(self.row_blocks[..., k].sum()) for k in (0, 1))
         return (
-            f"BlockMask({self.seqlen_q} × {self.seqlen_k}, {batch} × {heads} planes of {rows} × {self.key_blocks.shape[2]} blocks: "
+            f"BlockMask({self.seqlen_q} × {self.seqlen_k}, {batch} × {heads} planes of {rows} × {listed - 2} blocks: "
             f"{seen - partial} full, {partial} partial, {self.visible_share:.1%} visible)"
         )
 
 
 def build(mask_mod, seqlen_q, seqlen_k, batch, heads, query_labels, key_labels, device):
-    """The BlockMask of checked arguments, in O((Sq + 128·Sk)·heads) memory: one row of blocks at a time."""
+    """The BlockMask of checked arguments, in O((Sq + 64·Sk)·heads) memory: one row of blocks at a time."""
     plain = getattr(mask_mod, "fn", mask_mod)
     i = torch.arange(seqlen_q, dtype=torch.int32, device=device)
     j = torch.arange(seqlen_k, dtype=torch.int32, device=device)
@@ -63,14 +65,27 @@ def build(mask_mod, seqlen_q, seqlen_k, batch, heads, query_labels, key_labels, 
             tiles = padded.unflatten(-1, (blocks_k, BLOCK))
             some[b, :, block] = tiles.any(-1).any(1)
             every[b, :, block] = tiles.all(-1).all(1) & (seen.shape[1] == BLOCK)
-    return BlockMask(mask_mod, seqlen_q, seqlen_k, _lists(some, every), _lists(some.mT, every.mT), query_labels, key_labels)
+    by_keys = _together(some.mT, "any"), _together(every.mT, "all")
+    return BlockMask(mask_mod, seqlen_q, seqlen_k, _lists(some, every), _lists(*by_keys), query_labels, key_labels)
 
 
-def blocks_seen_by(row_blocks, block):
-    """Indices, in order, of the key blocks that any head sees from one block of rows."""
-    lists = row_blocks[:, :, block].flatten(0, 1)
+def keys_seen_by(row_blocks, rows, longest):
+    """The keys that any head sees from a slice of rows: slices of neighbouring blocks, none over `longest`; the last may pass the end."""
+    lists = row_blocks[:, :, rows.start // OWN_ROWS : (rows.stop - 1) // OWN_ROWS + 1].flatten(0, 2)
     numbers = torch.arange(lists.shape[1] - 2, device=lists.device)
-    return torch.unique(lists[:, 2:][numbers < lists[:, 1:2]]).tolist()
+    slices = []
+    for block in torch.unique(lists[:, 2:][numbers < lists[:, 1:2]]).tolist():
+        start, stop = block * BLOCK, (block + 1) * BLOCK
+        if slices and slices[-1].stop == start and stop - slices[-1].start <= longest:
+            start = slices.pop().start
+        slices.append(slice(start, stop))
+    return slices
+
+
+def _together(blocks, how):
+    """Any or all of the blocks of keys that share a list: (…, ⌈Sk / 64⌉, blocks of rows) → (…, ⌈Sk / 128⌉, blocks of rows)."""
+    padded = torch.nn.functional.pad(blocks, (0, 0, 0, -blocks.shape[-2] % (OWN_KEYS // BLOCK)))  # no key: nothing is seen, never full
+    return getattr(padded.unflatten(-2, (-1, OWN_KEYS // BLOCK)), how)(-2)
 
 
 def _lists(some, every):

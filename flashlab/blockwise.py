@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import torch
 
-from flashlab.blocks import BLOCK, blocks_seen_by
+from flashlab.blocks import keys_seen_by
 from flashlab.layout import accumulation_dtype, empty_out
 from flashlab.spec import NO_EXTRAS, Extras, Pairs, Spec, drop, shape_scores
 
-BLOCK_M = BLOCK  # rows of Q in a tile
+BLOCK_M = 128  # rows of Q in a tile
 BLOCK_N = 256  # rows of K and V in a tile
 
 
@@ -199,7 +199,7 @@ def _key_tiles(rows, query, key, spec, extras):
     """Tiles of the keys that some of these rows may see."""
     begin, end = spec.keys_of_rows(rows.start, rows.stop - 1, query.shape[2], key.shape[2])
     if extras.row_blocks is not None:
-        return [slice(block * BLOCK, min((block + 1) * BLOCK, end)) for block in blocks_seen_by(extras.row_blocks, rows.start // BLOCK)]
+        return [slice(cols.start, min(cols.stop, end)) for cols in keys_seen_by(extras.row_blocks, rows, BLOCK_N)]
     return (slice(start, min(start + BLOCK_N, end)) for start in range(begin, end, BLOCK_N))
 
 

@@ -77,6 +77,7 @@ def as_if_on(target, launch):
     replaced.append((configs, "target_of", lambda query: capability))
     if target != "gfx942":
         replaced.append((configs, "has_fast_tanh", lambda query: query.dtype != torch.float32))
+        replaced.append((configs, "can_overlap", lambda query: capability >= (9, 0)))
     kept = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     for module, name, other in replaced:
         setattr(module, name, other)
@@ -159,8 +160,8 @@ def unwritten_registers(sass):
 
 HEAD_DIMS = (64, 128, 256)  # where `configs` changes its mind
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# Plain causal calls, the forward kernel of long sequences without a mask, and the gradient of a mask: kernels by name, None for all.
-EVERY_DAY = {"causal": None, "long": ("forward",), "mask": ("mask_gradient",)}
+# Plain causal calls, dq where nothing is hidden (other tiles), and the gradient of a mask: kernels by name, None for all.
+EVERY_DAY = {"causal": None, "full": ("dq",), "mask": ("mask_gradient",)}
 # Head dims that tensor cores do not have, and value head dims in smaller tiles than the keys' or in larger ones.
 ODD_HEAD_DIMS = ((18, 2), (72, 18), (2, 40))
 
@@ -174,21 +175,20 @@ def compile_table(target, everything=False):
         for head_dim in HEAD_DIMS:
             for variant, (spec, extras) in _variants(dtype).items():
                 if everything or variant in EVERY_DAY:
-                    seqlen = 8192 if variant == "long" else 256
-                    query, key, value = (torch.empty(2, heads, seqlen, head_dim, dtype=dtype) for heads in (4, 2, 2))
+                    query, key, value = (torch.empty(2, heads, 256, head_dim, dtype=dtype) for heads in (4, 2, 2))
                     only = None if everything else EVERY_DAY[variant]
                     for compiled in compile_call(target, query, key, value, spec, extras, only):
                         yield dtype, head_dim, variant, compiled
 
 
 def _variants(dtype):
-    labels, lists = torch.zeros(1, 256, dtype=torch.int32), torch.zeros(1, 1, 2, 4, dtype=torch.int32)
+    labels, lists = torch.zeros(1, 256, dtype=torch.int32), torch.zeros(1, 1, 4, 6, dtype=torch.int32)
     mask, starts = torch.zeros(1, 1, 256, 256, dtype=dtype), torch.zeros(5, dtype=torch.int32)
     every = dict(softcap=3.0, dropout_p=0.1, window=(100, 0), bottom_right=True, bias_mod=nearer)
     documents_extras = Extras(query_labels=labels, key_labels=labels, row_blocks=lists, key_blocks=lists)
     return {
         "causal": (Spec(0.1, True), Extras()),
-        "long": (Spec(0.1), Extras()),
+        "full": (Spec(0.1), Extras()),
         "mask": (Spec(0.1), Extras(attn_mask=mask)),
         "block mask": (Spec(0.1, mask_mod=documents), documents_extras),
         "packed": (Spec(0.1, True), Extras(cu_seqlens_q=starts, cu_seqlens_k=starts)),

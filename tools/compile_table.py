@@ -14,8 +14,8 @@ HEAD = """# What every kernel compiles to
 
 Written by `make compiled` with Triton {version} on a CPU. Compiled is not run: of these GPUs only sm_90 has run the kernels. AMD's gfx942
 (MI300) has not, nor has a T4 (sm_75). Shared memory in KiB of what one program may use, registers of a thread, and the bytes that a
-thread spills to slow memory because registers ran out; `tests/library/test_compile.py` holds each to its limit. Causal calls, the
-forward kernel of long full calls, and the gradient of a mask.
+thread spills to slow memory because registers ran out; `tests/library/test_compile.py` holds each to its limit. Causal calls, dq
+where nothing is hidden, and the gradient of a mask.
 
 | GPU | dtype | head dim up to | call | kernel | shared | registers | spilled |
 |---|---|---|---|---|---|---|---|

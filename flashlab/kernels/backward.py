@@ -2,17 +2,21 @@
 
 Two kernels instead of one: each output row has one owner, so nothing is added atomically and every run gives the same bits.
 The price is that scores are computed twice: seven matrix products a tile where a fused kernel needs five.
+
+Neither of the two needs the other. Where the GPU can (OVERLAP), dq's programs begin as soon as all of dkdv's have begun, and no
+multiprocessor is idle while the longest walks end.
 """
 
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from flashlab.kernels import configs
 from flashlab.kernels.launch import Launch, Problem, planned
 from flashlab.kernels.shaping import capped_scores, dropped, place_of, random_keys, random_rows, shape_scores, through_softcap
 from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile, store_row, store_tile
-from flashlab.kernels.walk import exists, owned_tile, position, walk_of_keys, walk_of_rows
+from flashlab.kernels.walk import OWN_KEYS, OWN_ROWS, exists, list_of, owned_tile, position, walk_of_keys, walk_of_rows
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 
@@ -45,7 +49,7 @@ def accumulate_dkdv(
     dk and dv come last, since nothing in a tile waits for them: faster on an H100 than dv before ds.
     """
     for place in tl.range(begin, end, BLOCK_M):
-        start_m = position(blocks, place, start_n, at, BLOCK_M)
+        start_m = position(blocks, place, BLOCK_M)
         i = start_m + tl.arange(0, BLOCK_M)[None, :]
         j = start_n + tl.arange(0, BLOCK_N)[:, None]
         q = load_tile(Q, start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)  # [BLOCK_M, BLOCK_D]
@@ -68,11 +72,13 @@ def accumulate_dkdv(
 @triton.jit
 def dkdv_kernel(
     Q, K, V, GradOut, Lse, Delta, GradK, GradV, shape, packing, blocks, features, scale, keep_scale,
-    BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
+    OVERLAP: tl.constexpr, BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program owns BLOCK_N keys of one head and walks over every query row that sees them, of every head in the group."""
+    if OVERLAP:
+        gdc_launch_dependents()
     program = tl.program_id(0)  # the first keys first: under a causal mask the most rows see them
     heads_kv = shape.heads // GROUP
     batch, head_kv, start_n = owned_tile(program, packing.starts_k, packing.sequences, heads_kv, shape.seqlen_k, BLOCK_N, SEQUENCES)
@@ -92,11 +98,12 @@ def dkdv_kernel(
         q_head, do_head = head_of(Q, batch, head, at.first_q), head_of(GradOut, batch, head, at.first_q)
         lse_head, delta_head = head_of(Lse, batch, head, at.first_q), head_of(Delta, batch, head, at.first_q)
         random = random_keys(start_n + tl.arange(0, BLOCK_N)[:, None], at, features)
-        bounds = walk_of_keys(blocks, start_n, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
+        listed = None if blocks is None else list_of(blocks, start_n, at, OWN_KEYS)
+        bounds = walk_of_keys(listed, start_n, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
         for stretch in tl.static_range(FIRST, FIRST + 3):
             if exists(stretch % 3, features.right is not None, MASK_MOD):
                 dk, dv = accumulate_dkdv(
-                    dk, dv, k, v, q_head, do_head, lse_head, delta_head, start_n, bounds[stretch % 3], bounds[stretch % 3 + 1], blocks,
+                    dk, dv, k, v, q_head, do_head, lse_head, delta_head, start_n, bounds[stretch % 3], bounds[stretch % 3 + 1], listed,
                     at, features, random, scale, keep_scale, stretch % 3 != 1,
                     HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
                 )  # fmt: skip
@@ -131,7 +138,7 @@ def accumulate_dq(
 ):  # fmt: skip
     """Add what the keys begin … end of the walk give to one tile of query rows."""
     for place in tl.range(begin, end, BLOCK_N):
-        start_n = position(blocks, place, start_m, at, BLOCK_N)
+        start_n = position(blocks, place, BLOCK_N)
         i = start_m + tl.arange(0, BLOCK_M)[:, None]
         j = start_n + tl.arange(0, BLOCK_N)[None, :]
         k = load_tile(K, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
@@ -144,9 +151,17 @@ def accumulate_dq(
 
 
 @triton.jit
+def end_after_dkdv(OVERLAP: tl.constexpr):
+    """What follows in the stream waits for dq alone, so dq waits for dkdv: one program is enough, and the others make room."""
+    if OVERLAP:  # noqa: SIM102 (decided by the compiler)
+        if tl.program_id(0) == tl.num_programs(0) - 1:
+            gdc_wait()
+
+
+@triton.jit
 def dq_kernel(
     Q, K, V, GradOut, Lse, Delta, GradQ, shape, packing, blocks, features, scale, keep_scale,
-    BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
+    OVERLAP: tl.constexpr, BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -156,6 +171,7 @@ def dq_kernel(
     at = place_of(batch, head, shape, packing, features, BOTTOM_RIGHT)
     if packing.starts_q is not None:  # noqa: SIM102 (the first is decided by the compiler)
         if start_m >= at.seqlen_q:
+            end_after_dkdv(OVERLAP)
             return
 
     K, V = head_of(K, batch, head // GROUP, at.first_k), head_of(V, batch, head // GROUP, at.first_k)
@@ -166,6 +182,7 @@ def dq_kernel(
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     random = random_rows(start_m + tl.arange(0, BLOCK_M)[:, None], at, features)
+    blocks = None if blocks is None else list_of(blocks, start_m, at, OWN_ROWS)
     bounds = walk_of_rows(blocks, start_m, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
     for stretch in tl.static_range(3):
         if exists(stretch, features.left is not None, MASK_MOD):
@@ -175,6 +192,7 @@ def dq_kernel(
                 HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
             )  # fmt: skip
     store_tile(head_of(GradQ, batch, head, at.first_q), start_m, at.seqlen_q, dq * scale, HEAD_DIM, BLOCK_M, BLOCK_D)
+    end_after_dkdv(OVERLAP)
 
 
 def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, extras: Extras = NO_EXTRAS, tiles: dict | None = None):
@@ -201,11 +219,14 @@ def plan(query, key, value, grad_out, out, lse, grad_lse, spec, extras, tiles):
     programs = triton.cdiv(query.shape[2], config.BLOCK_M) * query.shape[0] * query.shape[1]
     to_delta = Launch(delta_kernel, programs, (p.shape,), constants)
 
-    def launch_of(name, kernel, tiles_of, heads, blocks):
+    overlap = configs.can_overlap(query)
+
+    def launch_of(name, kernel, tiles_of, heads, blocks, **options):
         config = (tiles or {}).get(name) or configs.choose(name, query, value, spec, extras)
         numbers = (p.shape, p.packing, blocks, p.features, spec.scale, 1 / (1 - spec.dropout_p))
-        return Launch(kernel, tiles_of(config) * heads, numbers, p.constants | config.launch_arguments(query, value), p.view)
+        constants = p.constants | config.launch_arguments(query, value) | dict(OVERLAP=overlap) | options
+        return Launch(kernel, tiles_of(config) * heads, numbers, constants, p.view)
 
     to_dkdv = launch_of("dkdv", dkdv_kernel, p.key_tiles, p.heads_kv, p.key_blocks)
-    to_dq = launch_of("dq", dq_kernel, p.row_tiles, p.shape.heads, p.row_blocks)
+    to_dq = launch_of("dq", dq_kernel, p.row_tiles, p.shape.heads, p.row_blocks, **(dict(launch_pdl=True) if overlap else {}))
     return to_delta, to_dkdv, to_dq

@@ -3,12 +3,13 @@
 A row of the table must fit the shared memory of every architecture it serves; tests compile each one and hold it to that.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 import triton
 
+from flashlab.blocks import OWN_ROWS
 from flashlab.kernels import tuned, turing
 from flashlab.spec import UNLIMITED
 
@@ -65,11 +66,6 @@ HOPPER_MASK_MOD = {
 HOPPER_FULL = {  # no mask and no feature at all
     ("dq", 64): Config(128, 64, num_warps=8, num_stages=3),
 }
-HOPPER_MANY_KEYS = {  # where rows see more than FEW_KEYS: as fast in a short sweep, and further ahead of FlashAttention-2 in the benchmark
-    ("forward", 64): Config(128, 64, num_warps=4, num_stages=3),
-    ("forward", 128): Config(128, 128, num_warps=8, num_stages=3),
-}
-FEW_KEYS = 2048
 HOPPER_WINDOW = {  # with an edge on both sides
     ("dq", 128): Config(64, 64, num_warps=4, num_stages=2),
 }
@@ -135,6 +131,13 @@ def choose(kernel, query, value, spec, extras):
     """The Config of `kernel` ("forward", "delta", "dkdv", "dq" or "mask_gradient") for a call of this device, dtype and head dims."""
     if kernel == "delta":
         return DELTA
+    config = _choose(kernel, query, value, spec, extras)
+    if extras.row_blocks is not None and kernel in ("forward", "dq"):
+        return _of_one_list(config)
+    return config
+
+
+def _choose(kernel, query, value, spec, extras):
     target, is_float32 = target_of(query), query.dtype == torch.float32
     head_dim = max(query.shape[-1], value.shape[-1])
     key = kernel, head_dim_class(head_dim)
@@ -163,12 +166,18 @@ def _choose_on_hopper(key, value, spec, extras):
         (HOPPER_MASK_ROW, mask_is_row),
         (HOPPER_MASK_MOD, spec.mask_mod is not None),
         (HOPPER_FULL, plain and not is_banded(spec)),
-        (HOPPER_MANY_KEYS, plain and not has_few_keys(value, spec, extras)),
         (HOPPER_WINDOW, plain and UNLIMITED not in spec.edges),
     ):
         if applies and key in table:
             return table[key]
     return HOPPER[key]
+
+
+def _of_one_list(config):
+    """The Config whose tile of rows has one list of blocks to walk along: fewer rows and as many fewer warps."""
+    if config.BLOCK_M <= OWN_ROWS:
+        return config
+    return replace(config, BLOCK_M=OWN_ROWS, num_warps=max(4, config.num_warps * OWN_ROWS // config.BLOCK_M))
 
 
 def head_dim_class(head_dim):
@@ -185,6 +194,9 @@ def is_plain(spec, extras):
 def is_banded(spec):
     """Whether a causal mask or a window hides some keys."""
     return spec.edges != (UNLIMITED, UNLIMITED)
+
+
+FEW_KEYS = 2048  # `flashlab tune` measures calls on either side of it
 
 
 def has_few_keys(value, spec, extras):
@@ -234,6 +246,11 @@ def dot_precision():
 def target_of(query):
     """What a call will be compiled for: a compute capability, AMD's architecture, or INTERPRETER."""
     return _device(query.device.index) if query.is_cuda else INTERPRETER
+
+
+def can_overlap(query):
+    """Whether a kernel may begin while the one before it ends (programmatic dependent launch: Hopper and newer)."""
+    return query.is_cuda and torch.version.hip is None and target_of(query) >= (9, 0)
 
 
 def has_fast_tanh(query):

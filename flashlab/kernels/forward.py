@@ -8,7 +8,7 @@ from flashlab.kernels import configs
 from flashlab.kernels.launch import Launch, Problem, planned
 from flashlab.kernels.shaping import capped_scores, dropped, place_of, random_keys, random_rows, shape_scores
 from flashlab.kernels.tile import LN_2, LOG2_E, head_of, load_tile, online_softmax_step, store_row, store_tile
-from flashlab.kernels.walk import exists, owned_tile, position, walk_of_rows
+from flashlab.kernels.walk import OWN_ROWS, exists, list_of, owned_tile, position, walk_of_rows
 from flashlab.layout import empty_out
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
@@ -21,7 +21,7 @@ def attend_tiles(
 ):  # fmt: skip
     """Fold the keys begin … end of the walk into (m, l, acc). Only MASKED tiles ask which pairs see each other."""
     for place in tl.range(begin, end, BLOCK_N):
-        start_n = position(blocks, place, start_m, at, BLOCK_N)
+        start_n = position(blocks, place, BLOCK_N)
         i = start_m + tl.arange(0, BLOCK_M)[:, None]
         j = start_n + tl.arange(0, BLOCK_N)[None, :]
         k = load_tile(K, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
@@ -61,6 +61,7 @@ def forward_kernel(
     acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
 
     random = random_rows(start_m + tl.arange(0, BLOCK_M)[:, None], at, features)
+    blocks = None if blocks is None else list_of(blocks, start_m, at, OWN_ROWS)
     bounds = walk_of_rows(blocks, start_m, at, features, MASK_MOD, BLOCK_M, BLOCK_N)
     for stretch in tl.static_range(3):
         if exists(stretch, features.left is not None, MASK_MOD):

@@ -7,9 +7,11 @@ those in between are whole.
 import triton
 import triton.language as tl
 
-from flashlab.blocks import BLOCK
+from flashlab import blocks as block_lists
 
-MASK_BLOCK = tl.constexpr(BLOCK)
+LISTED = tl.constexpr(block_lists.BLOCK)  # positions of a block in a list
+OWN_ROWS = tl.constexpr(block_lists.OWN_ROWS)
+OWN_KEYS = tl.constexpr(block_lists.OWN_KEYS)
 
 
 @triton.jit
@@ -95,9 +97,9 @@ def exists(stretch, HAS_LOWEST: tl.constexpr, MASK_MOD: tl.constexpr):
 
 @triton.jit
 def walk_of_rows(blocks, start_m, at, features, MASK_MOD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The keys that BLOCK_M rows visit."""
+    """The keys that BLOCK_M rows visit. blocks: the `list_of` these rows, or None."""
     if blocks is not None:
-        return walk_of_list(blocks, start_m, at)
+        return walk_of_list(blocks)
     else:
         lowest, highest = 0, 0
         if features.left is not None:
@@ -112,9 +114,9 @@ def walk_of_rows(blocks, start_m, at, features, MASK_MOD: tl.constexpr, BLOCK_M:
 
 @triton.jit
 def walk_of_keys(blocks, start_n, at, features, MASK_MOD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The rows that visit BLOCK_N keys: the same band, seen from the other side."""
+    """The rows that visit BLOCK_N keys: the same band, seen from the other side. blocks: the `list_of` these keys, or None."""
     if blocks is not None:
-        return walk_of_list(blocks, start_n, at)
+        return walk_of_list(blocks)
     else:
         lowest, highest = 0, 0
         if features.right is not None:
@@ -128,24 +130,24 @@ def walk_of_keys(blocks, start_n, at, features, MASK_MOD: tl.constexpr, BLOCK_M:
 
 
 @triton.jit
-def walk_of_list(blocks, start, at):
-    """A walk along a list of blocks: partial blocks first, then full ones."""
-    row = list_pointer(blocks, start, at)
-    seen = tl.load(row + 1) * MASK_BLOCK
-    return 0, tl.load(row) * MASK_BLOCK, seen, seen
+def list_of(blocks, start, at, OWN: tl.constexpr):
+    """The list of the blocks that rows or keys `start` … of one head visit. OWN of them share a list."""
+    return blocks.pointer + at.batch * blocks.strides[0] + at.head * blocks.strides[1] + start // OWN * blocks.strides[2]
 
 
 @triton.jit
-def position(blocks, place, start, at, MULTIPLE: tl.constexpr):
+def walk_of_list(blocks):
+    """A walk along a list of blocks: partial blocks first, then full ones."""
+    seen = tl.load(blocks + 1) * LISTED
+    return 0, tl.load(blocks) * LISTED, seen, seen
+
+
+@triton.jit
+def position(blocks, place, MULTIPLE: tl.constexpr):
     """The first position of the tile at `place` of a walk. Places are positions, or where there is a list, positions along it."""
     if blocks is None:
         return place
     else:
         place = tl.cast(place, tl.int32)
-        block = tl.load(list_pointer(blocks, start, at) + 2 + place // MASK_BLOCK)
-        return tl.multiple_of(block * MASK_BLOCK + place % MASK_BLOCK, MULTIPLE)
-
-
-@triton.jit
-def list_pointer(blocks, start, at):
-    return blocks.pointer + at.batch * blocks.strides[0] + at.head * blocks.strides[1] + start // MASK_BLOCK * blocks.strides[2]
+        block = tl.load(blocks + 2 + place // LISTED)
+        return tl.multiple_of(block * LISTED + place % LISTED, MULTIPLE)

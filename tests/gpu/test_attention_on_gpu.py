@@ -203,6 +203,41 @@ def test_a_call_is_captured_into_a_cuda_graph():
     assert torch.equal(out, attention(query, query, query, is_causal=True)) and not torch.equal(out, expected)
 
 
+def test_a_training_step_is_captured_into_a_cuda_graph():
+    query = torch.randn(1, 4, 256, 64, dtype=torch.float16, device="cuda", requires_grad=True)
+
+    def step():
+        return torch.autograd.grad(attention(query, query, query, is_causal=True).sum(), query)[0]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what autograd sets up at a first backward pass cannot be captured
+        first = step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        grad = step()
+    with torch.no_grad():
+        query.mul_(2)
+    graph.replay()
+    assert torch.equal(grad, step()) and not torch.equal(grad, first)
+
+
+def test_what_follows_a_backward_pass_sees_all_of_it():
+    """dq may overtake dkdv, which here has a few long walks; the next kernel in the stream may not."""
+    query = torch.randn(1, 16, 16384, 64, dtype=torch.float16, device="cuda", requires_grad=True)
+    key, value = (torch.randn(1, 1, 16384, 64, dtype=torch.float16, device="cuda", requires_grad=True) for _ in range(2))
+    out = attention(query, key, value, is_causal=True, enable_gqa=True)
+    for _ in range(5):
+        stale = [torch.full_like(key, float("nan")) for _ in range(8)]  # memory that the gradients will take
+        del stale
+        grads = torch.autograd.grad(out, (key, value), out.detach(), retain_graph=True)
+        seen = [grad.clone() for grad in grads]
+        torch.cuda.synchronize()
+        for grad, copy in zip(grads, seen, strict=True):
+            assert torch.equal(grad, copy) and grad.isfinite().all()
+
+
 def test_autocast_and_vmap():
     query = torch.randn(3, 1, 2, 40, 32, device="cuda")
     with torch.autocast("cuda", dtype=torch.bfloat16):

@@ -297,10 +297,12 @@ def test_dropout_is_the_share_it_says_and_the_same_every_time():
 def test_a_block_mask_says_what_it_skips():
     labels = torch.arange(1024, dtype=torch.int32)[None] // 256
     mask = block_mask(documents, 1024, 1024, query_labels=labels, key_labels=labels)
-    assert mask.visible_share == 4 * 3 / 64  # four documents of 2 × 2 blocks, of which one is above the diagonal
-    assert "4 full, 8 partial" in repr(mask)
-    seen = mask.row_blocks[0, 0, 3]
-    assert seen[:2].tolist() == [1, 2] and seen[2:4].tolist() == [3, 2]  # partial first
+    assert mask.visible_share == 4 * 10 / 256  # four documents of 4 × 4 blocks, of which six are above the diagonal
+    assert "24 full, 16 partial" in repr(mask)
+    seen = mask.row_blocks[0, 0, 6]
+    assert seen[:2].tolist() == [1, 3] and seen[2:5].tolist() == [6, 4, 5]  # partial first
+    seen = mask.key_blocks[0, 0, 2]  # keys 256 … 383, of the rows' blocks 4 … 7
+    assert seen[:2].tolist() == [2, 4] and seen[2:6].tolist() == [4, 5, 6, 7]
 
 
 def test_a_mask_in_any_broadcast_shape_gives_what_sdpa_gives():

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from flashlab import attention, block_mask, masks
+from flashlab.blocks import BLOCK
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SEQLEN = 300
@@ -47,6 +48,6 @@ def test_a_block_mask_visits_the_blocks_that_flex_attention_visits():
     for ours, labels, theirs in EXAMPLES.values():
         labels = {} if labels is None else dict(query_labels=labels[None], key_labels=labels[None])
         mine = block_mask(ours, SEQLEN, SEQLEN, device=DEVICE, **labels)
-        flex = create_block_mask(theirs, None, None, SEQLEN, SEQLEN, device=DEVICE)
+        flex = create_block_mask(theirs, None, None, SEQLEN, SEQLEN, device=DEVICE, BLOCK_SIZE=BLOCK)
         seen = flex.kv_num_blocks + (0 if flex.full_kv_num_blocks is None else flex.full_kv_num_blocks)
         assert torch.equal(mine.row_blocks[..., 1], seen.to(torch.int32))

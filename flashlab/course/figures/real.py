@@ -38,7 +38,7 @@ def draw_masks(masks):
     return figure
 
 
-def draw_window(window=256, row=5, seqlen=1024):
+def draw_window(window=128, row=5, seqlen=512):
     """A causal window of `window` keys over `seqlen` tokens; the walk of one tile of queries is marked."""
     from flashlab.course.steps.real_forward import walk
 

@@ -127,10 +127,13 @@ def _app():
                 cells += [f"{ours:.0f}", f"{ours / theirs:.2f}"]
             table.add_row(*cells)
         console.print(table)
-        table = Table("D", "feature", "visible", "forward", "backward", title="Time over plain attention of the same visible area")
+        headings = ("D", "feature", "visible", "forward", "backward", "FA2's over ours")
+        table = Table(*headings, title="Time over plain attention of the same visible area")
         for row in prices:
             if "forward_ratio" in row:  # all but plain attention itself
-                cells = (row["feature"], f"{row['visible']:.0%}", f"{row['forward_ratio']:.2f}", f"{row['backward_ratio']:.2f}")
+                cells = [row["feature"], f"{row['visible']:.0%}", f"{row['forward_ratio']:.2f}", f"{row['backward_ratio']:.2f}"]
+                if "fa2_forward_ms" in row:
+                    cells.append(", ".join(f"{row[f'fa2_{way}_ms'] / row[f'{way}_ms']:.2f}" for way in ("forward", "backward")))
                 table.add_row(str(row["head_dim"]), *cells)
         for row in documents:
             ratios = (f"{_over_flex(row, way):.2f} of FlexAttention" for way in ("forward", "backward"))

@@ -1,6 +1,7 @@
 """What each feature costs: its time over that of plain attention of the same visible area, in the same run on the same tensors.
 
-And a document mask over 16k tokens beside FlexAttention, compiled, with the same block mask.
+Where FlashAttention-2, as torch ships it, has the feature too, it runs beside. And a document mask over 16k tokens beside FlexAttention,
+compiled, with the same block mask.
 """
 
 import torch
@@ -40,19 +41,41 @@ def cases(head_dim):
         yield f"window {left}", dict(window=(left, 0)), visible, 0
 
 
+FA2_HAS = {"is_causal", "dropout_p", "seed", "window"}
+
+
+def fa2(query, key, value, is_causal=False, dropout_p=0.0, window=(None, None), seed=None):
+    """torch's FlashAttention-2 by its operator, since SDPA has no windows. (seed: torch's own generator draws.)"""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    lengths, (left, right) = (query.shape[1], key.shape[1]), window
+    out, *_ = torch.ops.aten._flash_attention_forward(
+        query, key, value, None, None, *lengths, dropout_p, is_causal, False, window_size_left=left, window_size_right=right
+    )
+    return out.transpose(1, 2)
+
+
 def measure(head_dim):
     """Rows of milliseconds and ratios; ratios are over a full, featureless call of the same area."""
     leaves, grad_out = tensors(SEQLEN, head_dim)
     plain = forward_and_backward(lambda: attention(*leaves), leaves, grad_out)
     causal = forward_and_backward(lambda: attention(*leaves, is_causal=True), leaves, grad_out)
-    rows = [dict(feature="plain", head_dim=head_dim, seqlen=SEQLEN, visible=1.0, forward_ms=plain[0], backward_ms=plain[1])]
+    row = dict(feature="plain", head_dim=head_dim, seqlen=SEQLEN, visible=1.0, forward_ms=plain[0], backward_ms=plain[1])
+    rows = [row | _beside({}, leaves, grad_out)]
     for name, options, visible, bytes_read in cases(head_dim):
         times = forward_and_backward(lambda options=options: attention(*leaves, **options), leaves, grad_out)
         base = causal if options.get("is_causal") and name != "causal" else tuple(visible * time for time in plain)
         row = dict(feature=name, head_dim=head_dim, seqlen=SEQLEN, visible=visible, forward_ms=times[0], backward_ms=times[1])
         row |= dict(forward_ratio=times[0] / base[0], backward_ratio=times[1] / base[1], bias_bytes=bytes_read)
-        rows.append(row)
+        rows.append(row | _beside(options, leaves, grad_out))
     return rows
+
+
+def _beside(options, leaves, grad_out):
+    """What FlashAttention-2 takes for the same call, if it has the feature."""
+    if options.keys() - FA2_HAS:
+        return {}
+    forward, backward = forward_and_backward(lambda: fa2(*leaves, **options), leaves, grad_out)
+    return dict(fa2_forward_ms=forward, fa2_backward_ms=backward)
 
 
 def measure_documents(head_dim):

@@ -103,7 +103,7 @@ def _app():
         against: str = typer.Option(None, "--compare", help="An earlier record of this machine. Exit with 1 if a case got worse."),
         band: float = typer.Option(0.05, min=0.0, help="With --compare: how much slower is still noise."),
     ):
-        """Measure speed beside FlashAttention-2, the price of each feature and peak memory on this machine's GPU, and write the record."""
+        """Measure flashlab beside every peer on this machine's GPU: speed, memory, the price of features, the ladder. Writes a record."""
         from flashlab.bench import compare
 
         try:
@@ -113,35 +113,30 @@ def _app():
         _require_gpu("bench")
         from rich.progress import track
 
-        from flashlab.bench import features, memory, record, speed
+        from flashlab.bench import features, launch, limits, memory, peers, problems, record, report, speed
+        from flashlab.course import ladder
+        from flashlab.course.figures import speed as figures
 
-        speeds = [speed.measure(*case) for case in track(speed.cases(), "speed ", console=console)]
-        prices = [row for head_dim in track(features.HEAD_DIMS, "features", console=console) for row in features.measure(head_dim)]
-        documents = [features.measure_documents(head_dim) for head_dim in track(features.HEAD_DIMS, "documents", console=console)]
-        memories = [memory.measure(seqlen) for seqlen in track(memory.SEQLENS, "memory", console=console)]
-        table = Table("S", "D", "causal", "forward", "of FA2", "backward", "of FA2", title="TFLOP/s, bfloat16")
-        for row in speeds:
-            cells = [str(row["seqlen"]), str(row["head_dim"]), "yes" if row["is_causal"] else "no"]
-            for direction in ("forward", "backward"):
-                ours, theirs = row[f"flashlab_{direction}"], row[f"fa2_{direction}"]
-                cells += [f"{ours:.0f}", f"{ours / theirs:.2f}"]
-            table.add_row(*cells)
-        console.print(table)
-        headings = ("D", "feature", "visible", "forward", "backward", "FA2's over ours")
-        table = Table(*headings, title="Time over plain attention of the same visible area")
-        for row in prices:
-            if "forward_ratio" in row:  # all but plain attention itself
-                cells = [row["feature"], f"{row['visible']:.0%}", f"{row['forward_ratio']:.2f}", f"{row['backward_ratio']:.2f}"]
-                if "fa2_forward_ms" in row:
-                    cells.append(", ".join(f"{row[f'fa2_{way}_ms'] / row[f'{way}_ms']:.2f}" for way in ("forward", "backward")))
-                table.add_row(str(row["head_dim"]), *cells)
-        for row in documents:
-            ratios = (f"{_over_flex(row, way):.2f} of FlexAttention" for way in ("forward", "backward"))
-            table.add_row(str(row["head_dim"]), row["feature"], f"{row['visible']:.0%}", *ratios)
-        console.print(table)
-        measurements = {"speed": speeds, "features": prices, "documents": documents, "memory": memories}
+        here, missing = peers.found()
+        for name, why in missing.items():
+            console.print(f"[yellow]not here[/]  {name}: {why}")
+
+        def each(work, cases, words):
+            return [work(case) for case in track(list(cases), f"{words:<10}", console=console)]
+
+        measurements = dict(
+            peers={peer.name: peer.version for peer in here}, missing=missing, launch=launch.measure(), ladder=ladder.measure()
+        )
+        measurements["limits"] = limits.measure()
+        measurements["features"] = sum(each(features.measure, features.HEAD_DIMS, "features"), [])
+        measurements["documents"] = each(features.measure_documents, features.HEAD_DIMS, "documents")
+        measurements["memory"] = each(memory.measure, memory.SEQLENS, "memory")
+        measurements["speed"] = each(lambda problem: speed.measure(problem, here), problems.grid(), "speed")
+        for table in report.tables(measurements):
+            console.print(table)
         path = record.write(measurements, out, "flashlab bench", commit)
-        console.print(f"written: {path}", highlight=False)
+        for written in (path, *figures.draw_all(compare.read(path), path)):
+            console.print(f"written: {written}", highlight=False)
         if before is not None:
             _judge(before, compare.read(path), band, console)
 
@@ -173,7 +168,3 @@ def _require_gpu(command):
     if not torch.cuda.is_available():
         message = "there is no GPU here to measure; `flashlab doctor` says what this machine can run."
         raise typer.BadParameter(message, param_hint=command)
-
-
-def _over_flex(row, way):
-    return row[f"flashlab_{way}_ms"] / row[f"flex_{way}_ms"]

@@ -6,6 +6,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import typer
 
+from flashlab.bench.compare import YARDSTICK as FA2
+from flashlab.bench.speed import tflops
+from flashlab.course.figures.speed import draw_all, rows_of
 from flashlab.course.figures.style import COLORS, use_style
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def draw(record):
     figure, (memory, speed) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=(1, 1.15))
     draw_memory(memory, record["memory"])
-    draw_speed(speed, record["speed"])
+    draw_speed(speed, rows_of(record, head_dim=128, is_causal=False))
     figure.supxlabel(f"{record['machine']['device']}, bfloat16, torch {record['machine']['torch']}", size=9, color=COLORS["scores"])
     return figure
 
@@ -33,12 +36,12 @@ def draw_memory(axes, rows):
 
 
 def draw_speed(axes, rows):
-    rows = [row for row in rows if row["head_dim"] == 128 and not row["is_causal"]]
+    rows = rows[1::2]  # every second length
     width = 0.38
     for offset, direction in ((0, "forward"), (len(rows) + 0.6, "backward")):
         for n, row in enumerate(rows):
-            for shift, name, color in ((-width / 2, "fa2", COLORS["scores"]), (width / 2, "flashlab", COLORS["good"])):
-                value = row[f"{name}_{direction}"]
+            for shift, name, color in ((-width / 2, FA2, COLORS["scores"]), (width / 2, "flashlab", COLORS["good"])):
+                value = tflops(row, name, direction)
                 axes.bar(offset + n + shift, value, width, color=color, label=name if n == offset == 0 else None)
                 axes.text(offset + n + shift, value + 5, f"{value:.0f}", ha="center", size=8)
     ticks = [offset + n for offset in (0, len(rows) + 0.6) for n in range(len(rows))]
@@ -46,14 +49,16 @@ def draw_speed(axes, rows):
     axes.set(ylabel="TFLOP/s", xlabel="forward                              backward")
     handles, _ = axes.get_legend_handles_labels()
     axes.legend(handles, ["FlashAttention-2", "flashlab"], loc="upper right", ncols=2, fontsize=9)
-    axes.set_ylim(0, 1.25 * max(row[f"{name}_forward"] for row in rows for name in ("fa2", "flashlab")))
+    axes.set_ylim(0, 1.25 * max(tflops(row, name, "forward") for row in rows for name in (FA2, "flashlab")))
     axes.set_title("Fast, in Triton one can read (D = 128)")
 
 
 def main(record: Path = ROOT / "benchmarks" / "nvidia-h100-80gb-hbm3.json"):
-    """Draw benchmarks/readme.png."""
+    """Draw benchmarks/readme.png, and the pictures beside the record."""
     use_style()
-    draw(json.loads(record.read_text())).savefig(ROOT / "benchmarks" / "readme.png", dpi=110, metadata={"Software": None})
+    measured = json.loads(record.read_text())
+    draw(measured).savefig(ROOT / "benchmarks" / "readme.png", dpi=110, metadata={"Software": None})
+    draw_all(measured, record)
 
 
 if __name__ == "__main__":

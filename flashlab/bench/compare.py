@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+YARDSTICK = "FlashAttention-2 in torch"  # the peer that every GPU with tensor cores has
 BAND = 0.05  # of noise, in runs of one machine minutes or days apart
 
 
@@ -52,11 +53,10 @@ def costs(record):
     """{case: Cost} of all that a record holds."""
     found = {}
     for row in record["speed"]:
-        causal = "causal" if row["is_causal"] else "full"
+        ours, theirs = row["peers"]["flashlab"], row["peers"].get(YARDSTICK, {})
         for way in ("forward", "backward"):
-            found[f"speed, S={row['seqlen']}, D={row['head_dim']}, {causal}, {way}"] = Cost(
-                1 / row[f"flashlab_{way}"], 1 / row[f"fa2_{way}"]
-            )
+            case = f"speed, S={row['seqlen']}, D={row['head_dim']}, {row['kind']}, {row['dtype']}, {way}"
+            found[case] = Cost(ours[way]["median"], theirs[way]["median"] if way in theirs else None)
     plain = {row["head_dim"]: row for row in record["features"] if row["feature"] == "plain"}
     for row in record["features"]:
         if row["feature"] == "plain":  # the yardstick of the others; its own speed is in the rows above
@@ -89,8 +89,8 @@ def worse(before, now, band=BAND):
     found = []
     for case, was in earlier.items():
         factor = later[case].ours / was.ours
-        if was.peer is None:
-            if factor > 1:
+        if was.peer is None or later[case].peer is None:
+            if factor > (1 if case.startswith("memory") else 1 + band):
                 found.append(Worse(case, factor, None))
             continue
         beside_peer = factor / (later[case].peer / was.peer)

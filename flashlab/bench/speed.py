@@ -1,61 +1,68 @@
-"""Speed beside FlashAttention-2 as torch ships it, in the same run on the same tensors.
+"""Speed beside every peer: one problem at a time, each output checked before it is timed, all of them taking turns."""
 
-FLOPs: forward 4·B·H·S²·D (half when causal), backward 2.5 times that. Times are medians; the L2 cache is flushed between runs.
-"""
-
-import itertools
+from dataclasses import asdict
 
 import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flashlab import attention, reference
-from flashlab.bench.timing import milliseconds
-from flashlab.spec import Spec
+from flashlab.bench import peers as known
+from flashlab.bench.peak import peak_bytes
+from flashlab.bench.timing import ROUND_MS, ROUNDS, interleaved
 
-TOKENS = 16384  # B·S
-WIDTH = 2048  # H·D
-SEQLENS = (1024, 4096, 16384)
-HEAD_DIMS = (64, 128)
+LARGEST_ERROR = 0.05  # of an output whose values are near 1
 
 
-def cases():
-    """(seqlen, head_dim, is_causal) of every row of the record."""
-    return list(itertools.product(SEQLENS, HEAD_DIMS, (False, True)))
+def measure(problem, peers, device="cuda", rounds=ROUNDS, round_ms=ROUND_MS):
+    """One row: the problem, and for each peer its times, peak bytes and error, or why it did not run."""
+    leaves, grad_out = problem.tensors(device)
+    attends, results = {}, {}
+    for peer in peers:
+        try:
+            attends[peer.name], results[peer.name] = _checked(peer, problem, leaves, grad_out, device)
+        except known.Refused as refusal:
+            results[peer.name] = dict(refused=str(refusal))
+        except (RuntimeError, NotImplementedError, TypeError, ImportError) as error:  # what a peer says where it has no kernel
+            results[peer.name] = dict(refused=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}")
+    for way, works in _works(attends, leaves, grad_out).items():
+        for name, times in interleaved(works, device, rounds, round_ms).items():
+            results[name][way] = times._asdict()
+    return asdict(problem) | dict(batch=problem.batch, heads=problem.heads, kind=problem.kind, flops=problem.flops, peers=results)
 
 
-def measure(seqlen, head_dim, is_causal):
-    """TFLOP/s of forward and backward in bfloat16, for flashlab and for SDPA's FlashAttention-2."""
-    batch, heads = TOKENS // seqlen, WIDTH // head_dim
-    query, key, value, grad_out = (torch.randn(batch, heads, seqlen, head_dim, dtype=torch.bfloat16, device="cuda") for _ in range(4))
-    leaves = [x.requires_grad_() for x in (query, key, value)]
-    flops = 4 * batch * heads * seqlen**2 * head_dim * (0.5 if is_causal else 1)
-    row = {"seqlen": seqlen, "head_dim": head_dim, "is_causal": is_causal, "dtype": "bfloat16", "batch": batch, "heads": heads}
-    implementations = {
-        "flashlab": lambda: attention(*leaves, is_causal=is_causal),
-        "fa2": lambda: _fa2(*leaves, is_causal),
-    }
-    for name, attend in implementations.items():
+def tflops(row, name, way):
+    """TFLOP/s of a peer in a row, or None where it did not run; way: "forward", "backward" or "both"."""
+    ms = milliseconds(row, name, way)
+    return ms and row["flops"] * {"forward": 1.0, "backward": 2.5, "both": 3.5}[way] / ms / 1e9
+
+
+def ratio(row, name, way):
+    """How many times as long as flashlab a peer takes; above 1, flashlab is faster. None where it did not run."""
+    ms = milliseconds(row, name, way)
+    return ms and ms / milliseconds(row, "flashlab", way)
+
+
+def milliseconds(row, name, way):
+    """The median of a peer in a row, or None where it did not run; "both" is a forward pass and then a backward pass."""
+    result = row["peers"].get(name, {})
+    if "forward" not in result:
+        return None
+    return sum(result[part]["median"] for part in (("forward", "backward") if way == "both" else (way,)))
+
+
+def _checked(peer, problem, leaves, grad_out, device):
+    """(what attends, its error and peak bytes), or an error."""
+    attend = peer.prepare(problem, *leaves)
+    error = problem.error(attend(), *leaves)
+    if not error < LARGEST_ERROR:
+        raise known.Refused(f"wrong result: the error is {error:.3g}, so it is not timed")
+    torch.autograd.grad(attend(), leaves, grad_out)  # compiles, and refuses where there is no backward pass
+    return attend, dict(error=error, peak_bytes=peak_bytes(lambda: torch.autograd.grad(attend(), leaves, grad_out), device))
+
+
+def _works(attends, leaves, grad_out):
+    """{way: {peer: work}}."""
+
+    def backward(attend):
         out = attend()
-        row[f"{name}_error"] = _error(out, query, key, value, is_causal)
-        row[f"{name}_forward"] = flops / milliseconds(attend) / 1e9
-        row[f"{name}_backward"] = (
-            2.5 * flops / milliseconds(lambda out=out: torch.autograd.grad(out, leaves, grad_out, retain_graph=True)) / 1e9
-        )
-    return row
+        return lambda: torch.autograd.grad(out, leaves, grad_out, retain_graph=True)
 
-
-def _fa2(query, key, value, is_causal):
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
-
-
-def _error(out, query, key, value, is_causal):
-    """Largest error of the first head and its first 1024 rows against the oracle: checked before it is timed."""
-    rows = slice(0, 1024)
-    spec = Spec(query.shape[-1] ** -0.5, is_causal)
-    truth, _ = reference.attention(query[:1, :1, rows], key[:1, :1], value[:1, :1], spec)
-    error = (out[:1, :1, rows] - truth).abs().max().item()
-    if not error < 0.05:
-        raise AssertionError(f"wrong result (error {error}) for {tuple(query.shape)}, is_causal={is_causal}: not timed")
-    return error
+    return {"forward": attends, "backward": {name: backward(attend) for name, attend in attends.items()}}

@@ -22,18 +22,18 @@ def records():
 
 def test_the_committed_record_can_be_compared_with(records):
     assert compare.read(RECORD) == records[0]
-    assert len(compare.costs(records[0])) == 12 * 2 + 2 * 10 * 2 + 2 * 2 + 7  # speed, features, documents, memory
+    assert len(compare.costs(records[0])) == 46 * 2 + 2 * 10 * 2 + 2 * 2 + 7  # speed, features, documents, memory
     assert compare.worse(*records) == []
 
 
 def test_a_slower_case_is_named(records):
     before, now = records
-    now["speed"][3]["flashlab_backward"] /= 1.3
+    now["speed"][7]["peers"]["flashlab"]["backward"]["median"] *= 1.3
     now["documents"][0]["flashlab_forward_ms"] *= 1.1
     found = compare.worse(before, now)
-    row = now["speed"][3]
+    row = now["speed"][7]
     assert [x.case for x in found] == [
-        f"speed, S={row['seqlen']}, D={row['head_dim']}, causal, backward",
+        f"speed, S={row['seqlen']}, D=64, causal, bfloat16, backward",
         "documents, D=64, forward",
     ]
     assert str(found[0]).endswith("backward: × 1.30, and × 1.30 beside its peer")
@@ -42,14 +42,15 @@ def test_a_slower_case_is_named(records):
 def test_a_gpu_that_is_slower_at_everything_is_no_regression(records):
     before, now = records
     for row in now["speed"]:
-        for name in ("flashlab_forward", "flashlab_backward", "fa2_forward", "fa2_backward"):
-            row[name] /= 1.2
+        for name in ("flashlab", compare.YARDSTICK):
+            for way in ("forward", "backward"):
+                row["peers"][name][way]["median"] *= 1.2
     assert compare.worse(before, now) == []
 
 
 def test_a_peer_that_got_faster_is_no_regression_either(records):
     before, now = records
-    now["speed"][0]["fa2_forward"] *= 2
+    now["speed"][0]["peers"][compare.YARDSTICK]["forward"]["median"] /= 2
     assert compare.worse(before, now) == []
 
 
@@ -91,7 +92,7 @@ def test_the_command_leaves_with_1_only_when_something_got_worse(records):
     before, now = records
     console = Console(record=True, width=200)
     cli._judge(before, now, 0.05, console)
-    now["speed"][0]["flashlab_forward"] /= 2
+    now["speed"][0]["peers"]["flashlab"]["forward"]["median"] *= 2
     with pytest.raises(typer.Exit) as left:
         cli._judge(before, now, 0.05, console)
     text = console.export_text()

@@ -8,7 +8,7 @@ import typer
 
 from flashlab.bench.compare import YARDSTICK as FA2
 from flashlab.bench.speed import tflops
-from flashlab.course.figures.speed import draw_all, rows_of
+from flashlab.course.figures.speed import rows_of
 from flashlab.course.figures.style import COLORS, use_style
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ def draw_memory(axes, rows):
 
 
 def draw_speed(axes, rows):
-    rows = rows[1::2]  # every second length
+    rows = [row for row in rows if row["seqlen"] in (1024, 4096, 16384)]
     width = 0.38
     for offset, direction in ((0, "forward"), (len(rows) + 0.6, "backward")):
         for n, row in enumerate(rows):
@@ -54,11 +54,9 @@ def draw_speed(axes, rows):
 
 
 def main(record: Path = ROOT / "benchmarks" / "nvidia-h100-80gb-hbm3.json"):
-    """Draw benchmarks/readme.png, and the pictures beside the record."""
+    """Draw benchmarks/readme.png. (`flashlab bench` draws the pictures beside its record.)"""
     use_style()
-    measured = json.loads(record.read_text())
-    draw(measured).savefig(ROOT / "benchmarks" / "readme.png", dpi=110, metadata={"Software": None})
-    draw_all(measured, record)
+    draw(json.loads(record.read_text())).savefig(ROOT / "benchmarks" / "readme.png", dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

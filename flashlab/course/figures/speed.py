@@ -74,13 +74,13 @@ def draw_ratios(record):
             color = LINES.get(name, (COLORS["ink"], "o"))[0]
             axes.scatter(values, [place + shift] * len(values), s=22, color=color if filled else "white", edgecolors=color, linewidths=1)
             mean = math.exp(sum(map(math.log, values)) / len(values))
-            axes.text(max(values) * 1.06, place + shift, f"{way}: {min(values):.2f} at least, {mean:.2f} on average", va="center", size=8.5)
+            words = f"{way}: {min(values):.2f} at least, {mean:.2f} on average"
+            axes.text(1.02, place + shift, words, transform=axes.get_yaxis_transform(), va="center", size=9, color=color)
     axes.axvline(1, color=COLORS["ink"], linewidth=1)
     axes.set_xscale("log")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     low, high = axes.get_xlim()
-    axes.set_xlim(low, high * 2.2)
     shown = [tick for tick in ticks if low <= tick <= high]
     axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
     axes.minorticks_off()
@@ -97,14 +97,16 @@ def draw_roofline(record):
     axes.plot([1, ridge, 1e4], [copy, matmul, matmul], color=COLORS["ink"], linewidth=1.5)
     axes.text(1.3, copy * 1.9, f"memory: {copy:.1f} TB/s", rotation=35, rotation_mode="anchor", size=9)
     axes.text(9e3, matmul * 1.12, f"matrix products: {matmul:.0f} TFLOP/s", ha="right", size=9)
+    points = []
     for row in record["ladder"]:
-        if row["device"] == "cpu" or row["bytes_moved"] is None:
-            continue
-        flops = 4 * row["heads"] * row["seqlen"] ** 2 * row["head_dim"]
-        x, y = flops / row["bytes_moved"], flops / row["forward_ms"] / 1e9
-        color = COLORS["good"] if row["rung"] == "flashlab" else COLORS["scores"]
+        if row["device"] != "cpu":
+            flops = 4 * row["heads"] * row["seqlen"] ** 2 * row["head_dim"]
+            points.append((flops / row["forward_ms"] / 1e9, flops / row["bytes_moved"], row["rung"]))
+    for n, (y, x, rung) in enumerate(sorted(points, reverse=True)):
+        color = COLORS["good"] if rung == "flashlab" else COLORS["scores"]
         axes.scatter([x], [y], color=color, zorder=5)
-        axes.annotate(f"{row['rung']}: {y:.0f}", (x, y), xytext=(8, -3), textcoords="offset points", size=9, color=color)
+        line = dict(arrowstyle="-", color=COLORS["faint"])
+        axes.annotate(f"{rung}: {y:.0f}", (x, y), (0.62, 0.62 - 0.1 * n), textcoords="axes fraction", size=9, color=color, arrowprops=line)
     axes.set(xscale="log", yscale="log", xlabel="FLOPs for each byte moved", ylabel="TFLOP/s", xlim=(1, 1e4), ylim=(1, matmul * 2))
     axes.set_title("The forward pass under its roof")
     figure.supxlabel(_circumstances(record), size=9, color=COLORS["scores"])

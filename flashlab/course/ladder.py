@@ -10,7 +10,7 @@ from flashlab import attention
 from flashlab.bench.peak import peak_bytes
 from flashlab.bench.timing import interleaved
 from flashlab.course import memory
-from flashlab.course.steps import RUNGS, naive, tiled
+from flashlab.course.steps import RUNGS, fast_forward, naive, tiled
 from flashlab.kernels import configs
 from flashlab.spec import NO_EXTRAS, Spec
 
@@ -84,6 +84,8 @@ def _bytes_of_tiles(block_m, seqlen, head_dim, itemsize):
 
 
 def _rows_of_a_tile(name, tensors):
+    if name == "fast_forward":
+        return fast_forward.FAST.BLOCK_M
     if name != "flashlab":
         return importlib.import_module(f"flashlab.course.steps.{'triton_forward' if name == 'triton_backward' else name}").BLOCK_M
     query, _, value, _ = tensors
@@ -105,3 +107,19 @@ def _library_works(query, key, value, grad_out):
     leaves = [x.clone().requires_grad_() for x in (query, key, value)]
     out = attention(*leaves)
     return lambda: attention(query, key, value), lambda: torch.autograd.grad(out, leaves, grad_out, retain_graph=True)
+
+
+def measure_changes(head_dim, is_causal, device="cuda", tokens=16384, width=2048, seqlen=4096):
+    """Rows of lesson 10: each change on top of those before it, the last version without each of them, and the library. float16."""
+    heads = width // head_dim
+    query, key, value = (torch.randn(tokens // seqlen, heads, seqlen, head_dim, dtype=torch.float16, device=device) for _ in range(3))
+    kernels = {("with", name): choices for name, choices in fast_forward.versions().items()}
+    kernels |= {("without", name): choices for name, choices in fast_forward.all_but_one().items()}
+    works = {
+        kernel: lambda choices=choices: fast_forward.forward(query, key, value, is_causal=is_causal, choices=choices)
+        for kernel, choices in kernels.items()
+    }
+    works["library", "flashlab"] = lambda: attention(query, key, value, is_causal=is_causal)
+    times = interleaved(works, device)
+    problem = dict(head_dim=head_dim, is_causal=is_causal, seqlen=seqlen, heads=heads, batch=tokens // seqlen, dtype="float16")
+    return [problem | dict(how=how, change=change, forward_ms=times[how, change].median) for how, change in works]

@@ -165,6 +165,7 @@ class GPU:
     multiprocessors: int
     sram_kib: int  # shared memory that one program may use on a multiprocessor
     memory_gb: int  # size of the large memory, 10⁹ bytes
+    threads: int  # that a multiprocessor keeps at once
 
     @property
     def ridge(self):
@@ -183,12 +184,12 @@ class GPU:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        GPU("T4", 65, 320, 40, 64, 16),
-        GPU("L4", 121, 300, 58, 99, 24),
-        GPU("RTX 4090", 165, 1008, 128, 99, 24),
-        GPU("A100", 312, 2039, 108, 163, 80),
-        GPU("H100", 989, 3350, 132, 227, 80),
-        GPU("H200", 989, 4800, 132, 227, 141),
+        GPU("T4", 65, 320, 40, 64, 16, 1024),
+        GPU("L4", 121, 300, 58, 99, 24, 1536),
+        GPU("RTX 4090", 165, 1008, 128, 99, 24, 1536),
+        GPU("A100", 312, 2039, 108, 163, 80, 2048),
+        GPU("H100", 989, 3350, 132, 227, 80, 2048),
+        GPU("H200", 989, 4800, 132, 227, 141, 2048),
     )
 }
 

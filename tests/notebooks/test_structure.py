@@ -18,7 +18,7 @@ EXERCISES = sorted((ROOT / "exercises").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "solutions").glob("*.ipynb"))
 EXPECTED = [
     "00_start_here", "01_naive_attention", "02_memory_wall", "03_online_softmax", "04_tiled_attention", "05_backward_pass",
-    "06_first_triton_kernels", "07_triton_forward", "08_triton_backward", "09_real_attention", "11_training",
+    "06_first_triton_kernels", "07_triton_forward", "08_triton_backward", "09_real_attention", "10_making_it_fast", "11_training",
 ]  # fmt: skip
 UNCHECKED = {"nbval-skip", "nbval-ignore-output"}
 

@@ -8,4 +8,4 @@ Every rung offers (those that are a forward pass alone lack `backward`)
 NumPy rungs take one head, (S, D) arrays. Triton rungs take (B, H, S, D) tensors.
 """
 
-RUNGS = ("naive", "online", "tiled", "triton_forward", "triton_backward", "real_forward")
+RUNGS = ("naive", "online", "tiled", "triton_forward", "triton_backward", "real_forward", "fast_forward")

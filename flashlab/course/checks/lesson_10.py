@@ -1,0 +1,250 @@
+"""Exercise 10, making it fast: what a tile takes, the tiles that fit, those that a causal mask leaves, and the bytes they move."""
+
+import numbers
+
+from flashlab.course.checks.task import Case, Mistake, Task
+
+T4, A100 = 64 * 1024, 163 * 1024  # bytes of shared memory that one program may use
+CANDIDATES = ((32, 32), (64, 32), (32, 64), (64, 64), (128, 32), (128, 64), (64, 128), (128, 128))
+
+
+# ------------------------------------------------------------------------------------------------------------ what is right
+
+
+def shared_bytes(BLOCK_M, BLOCK_N, D, num_stages, itemsize):
+    """A tile of Q, and num_stages buffers of a tile of K and one of V."""
+    return itemsize * (BLOCK_M * D + num_stages * 2 * BLOCK_N * D)
+
+
+def choose_tiles(candidates, sram_bytes, D, num_stages):
+    """Of those that fit, the one with the most rows of Q, and of several such the one that takes the least; None if none fits."""
+    fitting = [tile for tile in candidates if shared_bytes(*tile, D, num_stages, 2) <= sram_bytes]
+    return min(fitting, key=lambda tile: (-tile[0], shared_bytes(*tile, D, num_stages, 2)), default=None)
+
+
+def causal_tiles(seqlen, BLOCK_M, BLOCK_N):
+    """(tiles that hold a visible pair, those of them that hold a hidden one too)."""
+    visited = partial = 0
+    for first in range(0, seqlen, BLOCK_M):
+        last = min(first + BLOCK_M, seqlen) - 1
+        seen, full = -(-(last + 1) // BLOCK_N), (first + 1) // BLOCK_N
+        visited, partial = visited + seen, partial + seen - full
+    return visited, partial
+
+
+def bytes_moved(seqlen, D, BLOCK_M, BLOCK_N, is_causal):
+    """Q and Out once in 16 bits, lse once in 32, and K and V as often as tiles of them are visited."""
+    return _bytes_variant()(seqlen, D, BLOCK_M, BLOCK_N, is_causal)
+
+
+# -------------------------------------------------------------------------------------------------------------------- cases
+
+
+def shared_cases(rng):
+    sizes = [("one buffer, tiles of 64 × 64", (64, 64, 64, 1, 2)), ("three buffers, 128 × 64, head dim 128", (128, 64, 128, 3, 2))]
+    sizes += [("float32", (32, 64, 64, 2, 4)), ("more keys than queries in a tile", (16, 128, 64, 2, 2))]
+    drawn = (2 ** int(rng.integers(4, 8)), 2 ** int(rng.integers(4, 8)), 8 * int(rng.integers(2, 17)), int(rng.integers(2, 5)), 2)
+    return [Case(text, size) for text, size in sizes] + [Case("sizes drawn at random", drawn)]
+
+
+def choose_cases(rng):
+    return [
+        Case("two candidates, of which one fits", (((64, 64), (128, 128)), T4, 64, 2)),
+        Case("both fit", (((64, 64), (128, 32)), T4, 64, 2)),
+        Case("as many rows, but fewer keys in a tile", (((64, 64), (64, 32)), T4, 64, 2)),
+        Case("one that fits to the byte", (((64, 32), (128, 64)), shared_bytes(128, 64, 64, 2, 2), 64, 2)),
+        Case("one that fits with a little to spare", (((64, 32), (128, 64)), 50_000, 64, 2)),
+        Case("nothing fits", (((128, 128),), T4, 128, 3)),
+        Case("a T4, head dim 64", (CANDIDATES, T4, 64, 2)),
+        Case("a T4, head dim 128", (CANDIDATES, T4, 128, 2)),
+        Case("an A100, head dim 128", (CANDIDATES, A100, 128, 3)),
+        Case("an A100, candidates in another order", (tuple(CANDIDATES[n] for n in rng.permutation(len(CANDIDATES))), A100, 64, 3)),
+    ]
+
+
+def tile_cases(rng):
+    return [
+        Case("one tile", (16, 16, 16)),
+        Case("2 × 2 square tiles", (32, 16, 16)),
+        Case("16 × 16 square tiles", (256, 16, 16)),
+        Case("tall tiles: 64 rows, 16 keys", (128, 64, 16)),
+        Case("wide tiles: 16 rows, 64 keys", (128, 16, 64)),
+        Case("a last tile of few rows", (100, 32, 16)),
+        Case("sizes drawn at random", (int(rng.integers(150, 400)), 2 ** int(rng.integers(4, 7)), 2 ** int(rng.integers(4, 7)))),
+    ]
+
+
+def byte_cases(rng):
+    return [
+        Case("one tile", (16, 32, 16, 16, False)),
+        Case("full, 4 tiles of rows", (64, 32, 16, 16, False)),
+        Case("causal, 4 tiles of rows", (64, 32, 16, 16, True)),
+        Case("full, a last tile of few keys", (70, 64, 32, 32, False)),
+        Case("causal, a last tile of few keys", (70, 64, 32, 32, True)),
+        Case("causal, tall tiles, drawn at random", (int(rng.integers(200, 500)), 64, 64, 32, True)),
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- comparison
+
+
+def compare_number(right, unit):
+    def compare(answer, case):
+        want = right(*case.arguments)
+        if not isinstance(answer, numbers.Real) or isinstance(answer, bool):
+            return f"return a number; got {type(answer).__name__}"
+        if answer == want:
+            return ""
+        return f"you have {answer:,} {unit}, expected {want:,}" + (f"; the ratio is {answer / want:.4g}" if answer > 0 else "")
+
+    return compare
+
+
+def compare_tile(answer, case):
+    want = choose_tiles(*case.arguments)
+    if answer is not None and (not isinstance(answer, (tuple, list)) or len(answer) != 2):
+        return f"return one of the candidates, or None; got {answer!r}"
+    if answer == want or (want and answer and tuple(answer) == want):
+        return ""
+    _, sram_bytes, D, num_stages = case.arguments
+    words = []
+    for name, tile in (("you chose", answer), ("expected", want)):
+        size = f" ({shared_bytes(*tile, D, num_stages, 2):,} bytes)" if tile else ""
+        words.append(f"{name} {tuple(tile) if tile else None}{size}")
+    return f"{words[0]}, {words[1]}, of {sram_bytes:,} bytes"
+
+
+def compare_tiles(answer, case):
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+        return f"return two numbers, (visited, partial); got {answer!r}"
+    for name, got, want in zip(("visited", "partial"), answer, causal_tiles(*case.arguments), strict=True):
+        if got != want:
+            return f"{name}: you have {got}, expected {want}"
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------------- the mistakes people make
+
+
+def _shared_variant(queries=1, matrices=2, staged_queries=False, stages=True, itemsize=None):
+    def wrong(BLOCK_M, BLOCK_N, D, num_stages, itemsize_given):
+        buffers = num_stages if stages else 1
+        size = itemsize_given if itemsize is None else itemsize
+        return size * (queries * BLOCK_M * D * (num_stages if staged_queries else 1) + buffers * matrices * BLOCK_N * D)
+
+    return wrong
+
+
+def _choose_variant(fits=lambda size, budget: size <= budget, key=None, first=False):
+    def wrong(candidates, sram_bytes, D, num_stages):
+        size = lambda tile: shared_bytes(*tile, D, num_stages, 2)  # noqa: E731
+        fitting = [tile for tile in candidates if fits(size(tile), sram_bytes)]
+        if first:
+            return fitting[0] if fitting else None
+        return min(fitting, key=lambda tile: key(tile, size(tile)) if key else (-tile[0], size(tile)), default=None)
+
+    return wrong
+
+
+def _tiles_variant(seen=lambda last, N: -(-(last + 1) // N), full=lambda first, N: (first + 1) // N, clipped=True):
+    def wrong(seqlen, BLOCK_M, BLOCK_N):
+        visited = partial = 0
+        for first in range(0, seqlen, BLOCK_M):
+            last = (min(first + BLOCK_M, seqlen) if clipped else first + BLOCK_M) - 1
+            count = seen(last, BLOCK_N)
+            visited, partial = visited + count, partial + count - full(first, BLOCK_N)
+        return visited, partial
+
+    return wrong
+
+
+def _all_tiles(seqlen, BLOCK_M, BLOCK_N):
+    rows, cols = -(-seqlen // BLOCK_M), -(-seqlen // BLOCK_N)
+    return rows * cols, rows * cols - (causal_tiles(seqlen, BLOCK_M, BLOCK_N)[0] - causal_tiles(seqlen, BLOCK_M, BLOCK_N)[1])
+
+
+def _one_partial_each(seqlen, BLOCK_M, BLOCK_N):
+    return causal_tiles(seqlen, BLOCK_M, BLOCK_N)[0], -(-seqlen // BLOCK_M)
+
+
+def _bytes_variant(reread=True, skips=True, matrices=2, lse=4, whole_tiles=False, lse_rows=1):
+    def count(seqlen, D, BLOCK_M, BLOCK_N, is_causal):
+        keys = 0
+        for first in range(0, seqlen, BLOCK_M):
+            end = min(first + BLOCK_M, seqlen) if is_causal and skips else seqlen
+            end = -(-end // BLOCK_N) * BLOCK_N
+            keys += end if whole_tiles else min(end, seqlen)
+        if not reread:
+            keys = seqlen
+        return 2 * (2 * seqlen * D + matrices * keys * D) + lse * lse_rows * seqlen
+
+    return count
+
+
+SHARED_MISTAKES = (
+    Mistake("no V", "K alone is counted: each buffer holds a tile of K and a tile of V.", 1, _shared_variant(matrices=1)),
+    Mistake("no Q", "the tile of Q is missing: it stays in shared memory for the whole walk.", 1, _shared_variant(queries=0)),
+    Mistake(
+        "Q in every buffer",
+        "Q is counted once for each buffer: it is loaded once, before the walk.",
+        2,
+        _shared_variant(staged_queries=True),
+    ),
+    Mistake("one buffer", "num_stages is not used: each stage has buffers of its own.", 2, _shared_variant(stages=False)),
+    Mistake("numbers, not bytes", "numbers are counted, not bytes: a float16 takes 2.", 1, _shared_variant(itemsize=1)),
+)
+CHOOSE_MISTAKES = (
+    Mistake("one that does not fit", "the budget is not asked, and what does not fit cannot run.", 1, _choose_variant(lambda *_: True)),
+    Mistake("must be smaller", "what fits to the byte fits: compare with <=.", 1, _choose_variant(lambda size, budget: size < budget)),
+    Mistake(
+        "KiB of 1000 bytes", "the budget is in bytes, and a KiB has 1024: it was made smaller on the way.", 1,
+        _choose_variant(lambda size, budget: size <= budget * 1000 // 1024),
+    ),
+    Mistake(
+        "the most keys", "the widest tile was chosen: K and V are read once for every tile of *queries*, so rows decide.", 2,
+        _choose_variant(key=lambda tile, size: (-tile[1], size)),
+    ),
+    Mistake(
+        "the largest", "the tile that fills the memory best was chosen: more keys in a tile take room and save no byte.", 2,
+        _choose_variant(key=lambda tile, size: (-tile[0], -size)),
+    ),
+    Mistake(
+        "the most pairs", "BLOCK_M × BLOCK_N was made large: only the rows save bytes.", 2,
+        _choose_variant(key=lambda tile, size: -tile[0] * tile[1]),
+    ),
+    Mistake("the first that fits", "the first candidate that fits was taken: look at all of them.", 2, _choose_variant(first=True)),
+)  # fmt: skip
+TILE_MISTAKES = (
+    Mistake("nothing is skipped", "all tiles are counted: those right of the diagonal are never visited.", 1, _all_tiles),
+    Mistake(
+        "one partial tile a row", "each row of tiles was given one partial tile: true for square tiles alone.", 2, _one_partial_each
+    ),
+    Mistake(
+        "no last tile", "rounded down: a tile that is seen in part is visited too.", 1, _tiles_variant(seen=lambda last, N: (last + 1) // N)
+    ),
+    Mistake(
+        "rows that do not exist", "the last tile of rows ends with the sequence: rows past it are none.", 1, _tiles_variant(clipped=False)
+    ),
+    Mistake(
+        "judged by the last row", "a tile is full when its *first* row sees all of it: that row sees the fewest keys.", 2,
+        _tiles_variant(full=lambda first, N: 0 if first == 0 else -(-(first + 1) // N)),
+    ),
+)  # fmt: skip
+BYTE_MISTAKES = (
+    Mistake("K and V once", "K and V are counted once: every tile of rows reads them again.", 1, _bytes_variant(reread=False)),
+    Mistake("nothing is skipped", "a causal walk ends at the diagonal: tiles behind it are not loaded.", 2, _bytes_variant(skips=False)),
+    Mistake("no V", "K alone is counted: each visit loads a tile of V too.", 1, _bytes_variant(matrices=1)),
+    Mistake("no lse", "lse is missing: a float32 for each row.", 1, _bytes_variant(lse=0)),
+    Mistake("lse in 16 bits", "lse was counted in 16 bits: it is float32, since it is a sum of many terms.", 1, _bytes_variant(lse=2)),
+    Mistake(
+        "whole tiles at the end", "the last tile was counted whole: a masked load does not read past the end of K.", 2,
+        _bytes_variant(whole_tiles=True),
+    ),
+)  # fmt: skip
+
+TASKS = (
+    Task("10.1", "what a tile takes", "shared_bytes", 20, shared_cases, compare_number(shared_bytes, "bytes"), SHARED_MISTAKES),
+    Task("10.2", "the tile that fits", "choose_tiles", 25, choose_cases, compare_tile, CHOOSE_MISTAKES),
+    Task("10.3", "tiles that a causal mask leaves", "causal_tiles", 30, tile_cases, compare_tiles, TILE_MISTAKES),
+    Task("10.4", "the bytes of a schedule", "bytes_moved", 25, byte_cases, compare_number(bytes_moved, "bytes"), BYTE_MISTAKES),
+)

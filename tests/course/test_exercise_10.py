@@ -20,8 +20,10 @@ TILES = (
     "def causal_tiles(S, M, N):\n    v = p = 0\n    for a in range(0, S, M):\n        b = {last}\n        n = {seen}\n        f = {full}\n"
     "        v += n\n        p += n - f\n    return v, p"
 )
-BYTES = "def bytes_moved(S, D, M, N, causal):\n    k = 0\n    for a in range(0, S, M):\n        e = {end}\n        k += {keys}\n"
+BYTES = (
+    "def bytes_moved(S, D, M, N, causal):\n    k = 0\n    for a in range(0, S, M):\n        e = {end}\n        k += {keys}\n"
     "    return {total}"
+)
 
 
 def tiles(last="min(a + M, S) - 1", seen="(b + N) // N", full="(a + 1) // N"):

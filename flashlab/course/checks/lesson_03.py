@@ -2,10 +2,9 @@
 
 import numpy as np
 
+from flashlab.course.checks import compare
 from flashlab.course.checks.task import Case, Mistake, Task
 from flashlab.course.steps import online
-
-TOLERANCE = 1e-9  # float64 sums of a few dozen terms are good to about 1e-14
 
 
 def first_state(scores, values):
@@ -82,22 +81,7 @@ def merge_test_cases(_):
 
 def compare_state(answer, expected):
     """ "" when the three parts of a state are right, or the first that is not, with the row and the ratio."""
-    if not isinstance(answer, (tuple, list)) or len(answer) != 3:
-        return f"return three things, m, l and acc; got {type(answer).__name__}" + (
-            f" of {len(answer)}" if isinstance(answer, tuple) else ""
-        )
-    for name, got, want in zip(("m", "l", "acc"), answer, expected, strict=True):
-        if np.shape(got) != want.shape:
-            return f"{name} has shape {np.shape(got)}, expected {want.shape}"
-        got = np.asarray(got, dtype=float)
-        wrong = ~np.isclose(got, want, rtol=TOLERANCE, atol=TOLERANCE)
-        if wrong.any():
-            where = tuple(int(n) for n in np.argwhere(wrong)[0])
-            place = f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
-            text = f"{place}: {name} is {got[where]:.6g}, expected {want[where]:.6g}"
-            ratio = got[where] / want[where] if want[where] else np.nan
-            return text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 else "")
-    return ""
+    return compare.arrays(("m", "l", "acc"), answer, expected)
 
 
 def compare_chunk(answer, case):

@@ -2,11 +2,10 @@
 
 import numpy as np
 
+from flashlab.course.checks import compare
 from flashlab.course.checks.task import Case, Mistake, Task
 from flashlab.course.memory import HBM
 from flashlab.course.steps.online import finish, start, update
-
-TOLERANCE = 1e-9  # float64 sums of a few dozen terms are good to about 1e-14
 
 # ------------------------------------------------------------------------------------------------------------- 9.1, visible
 
@@ -296,7 +295,7 @@ def compare_grouped(answer, case):
     want = grouped_truth(*case.arguments)
     if out.shape != want.shape:
         return f"out has shape {out.shape}, expected {want.shape}"
-    wrong = np.argwhere(~np.isclose(out.astype(float), want, rtol=TOLERANCE, atol=TOLERANCE))
+    wrong = np.argwhere(~np.isclose(out.astype(float), want, rtol=compare.TOLERANCE, atol=compare.TOLERANCE))
     if len(wrong):
         heads = sorted({int(head) for head, _, _ in wrong})
         where = tuple(int(n) for n in wrong[0])
@@ -432,19 +431,9 @@ def _rows_variant(pivoted=True, divided=True, lse_of="m", hidden=-np.inf, delta=
 
 
 def compare_rows(answer, case):
-    if not isinstance(answer, tuple | list) or len(answer) != 3:
-        return "return three things: out, lse and grad_scores"
     empty = np.isneginf(case.arguments[0]).all(axis=1)
-    for name, got, want in zip(("out", "lse", "grad_scores"), answer, attend_rows(*case.arguments), strict=True):
-        got = np.asarray(got, dtype=float)
-        if got.shape != want.shape:
-            return f"{name} has shape {got.shape}, expected {want.shape}"
-        wrong = np.argwhere(~np.isclose(got, want, rtol=TOLERANCE, atol=TOLERANCE))
-        if len(wrong):
-            where = tuple(int(n) for n in wrong[0])
-            note = ", which sees no key" if empty[where[0]] else ""
-            return f"row {where[0]}{note}: {name} is {got[where]:.6g}, expected {want[where] + 0:.6g}"
-    return ""
+    names = ("out", "lse", "grad_scores")
+    return compare.arrays(names, answer, attend_rows(*case.arguments), lambda index: ", which sees no key" if empty[index[0]] else "")
 
 
 ROWS_MISTAKES = (

@@ -1,7 +1,6 @@
 """Exercise 10, making it fast: what a tile takes, the tiles that fit, those that a causal mask leaves, and the bytes they move."""
 
-import numbers
-
+from flashlab.course.checks import compare
 from flashlab.course.checks.task import Case, Mistake, Task
 
 T4, A100 = 64 * 1024, 163 * 1024  # bytes of shared memory that one program may use
@@ -88,16 +87,8 @@ def byte_cases(rng):
 # --------------------------------------------------------------------------------------------------------------- comparison
 
 
-def compare_number(right, unit):
-    def compare(answer, case):
-        want = right(*case.arguments)
-        if not isinstance(answer, numbers.Real) or isinstance(answer, bool):
-            return f"return a number; got {type(answer).__name__}"
-        if answer == want:
-            return ""
-        return f"you have {answer:,} {unit}, expected {want:,}" + (f"; the ratio is {answer / want:.4g}" if answer > 0 else "")
-
-    return compare
+def compare_number(right):
+    return lambda answer, case: compare.number(answer, right(*case.arguments), " bytes")
 
 
 def compare_tile(answer, case):
@@ -243,8 +234,8 @@ BYTE_MISTAKES = (
 )  # fmt: skip
 
 TASKS = (
-    Task("10.1", "what a tile takes", "shared_bytes", 20, shared_cases, compare_number(shared_bytes, "bytes"), SHARED_MISTAKES),
+    Task("10.1", "what a tile takes", "shared_bytes", 20, shared_cases, compare_number(shared_bytes), SHARED_MISTAKES),
     Task("10.2", "the tile that fits", "choose_tiles", 25, choose_cases, compare_tile, CHOOSE_MISTAKES),
     Task("10.3", "tiles that a causal mask leaves", "causal_tiles", 30, tile_cases, compare_tiles, TILE_MISTAKES),
-    Task("10.4", "the bytes of a schedule", "bytes_moved", 25, byte_cases, compare_number(bytes_moved, "bytes"), BYTE_MISTAKES),
+    Task("10.4", "the bytes of a schedule", "bytes_moved", 25, byte_cases, compare_number(bytes_moved), BYTE_MISTAKES),
 )

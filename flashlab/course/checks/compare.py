@@ -1,0 +1,55 @@
+"""How answers are compared, and what is said of the first place where they differ."""
+
+import numbers
+
+import numpy as np
+
+TOLERANCE = 1e-9  # float64 sums of a few dozen terms are good to about 1e-14
+
+
+def arrays(names, answer, wanted, note=lambda index: ""):
+    """ "" when every array of an answer is right, or which is not, where, and by what ratio. One name: the answer is that array itself."""
+    if len(names) == 1:
+        answer, wanted = (answer,), (wanted,)
+    elif not isinstance(answer, tuple | list) or len(answer) != len(names):
+        words = f"{', '.join(names[:-1])} and {names[-1]}"
+        got = f"{type(answer).__name__}" + (f" of {len(answer)}" if isinstance(answer, tuple | list) else "")
+        return f"return {NUMBERS[len(names)]} things, {words}; got {got}"
+    for name, got, want in zip(names, answer, wanted, strict=True):
+        difference = _array(name, got, want, note)
+        if difference:
+            return difference
+    return ""
+
+
+def number(answer, want, unit=""):
+    """ "" when a number is right, or both and their ratio."""
+    if not isinstance(answer, numbers.Real) or isinstance(answer, bool):
+        return f"return a number; got {type(answer).__name__}"
+    if np.isclose(answer, want, rtol=TOLERANCE, atol=0):
+        return ""
+    digits = "," if isinstance(want, int) and float(answer).is_integer() else ".6g"
+    text = f"you have {answer:{digits}}{unit}, expected {want:{digits}}{unit}"
+    return text + (f"; the ratio is {answer / want:.4g}" if want and answer / want > 0 else "")
+
+
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+
+
+def _array(name, got, want, note):
+    try:
+        got = np.asarray(got, dtype=float)
+    except (TypeError, ValueError):
+        return f"{name} is a {type(got).__name__}, expected an array of numbers"
+    if got.shape != want.shape:
+        return f"{name} has shape {got.shape}, expected {want.shape}"
+    wrong = np.argwhere(~np.isclose(got, want, rtol=TOLERANCE, atol=TOLERANCE))
+    if not len(wrong):
+        return ""
+    index = tuple(int(n) for n in wrong[0])
+    place = ", ".join(
+        f"{axis} {n}" for axis, n in zip(("row", "column") if len(index) < 3 else ("head", "row", "column"), index, strict=False)
+    )
+    text = f"{place}{note(index)}: {name} is {got[index]:.6g}, expected {want[index] + 0:.6g}"
+    ratio = got[index] / want[index] if want[index] else np.nan
+    return text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 else "")

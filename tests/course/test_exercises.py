@@ -1,0 +1,52 @@
+"""What holds of every exercise: the solution earns everything, the stub nothing, and each known mistake fails and is named."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from flashlab.course.grading import LESSONS, judge, tasks
+from flashlab.course.submission import grade_notebook
+
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = [task for lesson in LESSONS for task in tasks(lesson).values()]
+MISTAKES = [(task, mistake) for task in TASKS for mistake in task.mistakes]
+
+
+def notebook_of(folder, lesson):
+    [path] = (ROOT / folder).glob(f"{lesson}_*.ipynb")
+    return path
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_three_to_five_tasks_and_a_hundred_points(lesson):
+    assert 3 <= len(tasks(lesson)) <= 5 and sum(task.points for task in tasks(lesson).values()) == 100
+    assert all(number.startswith(f"{int(lesson)}.") for number in tasks(lesson))
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_solution_earns_everything_and_the_stub_nothing(lesson):
+    solved, stub = (grade_notebook(notebook_of(folder, lesson), seed=3) for folder in ("solutions", "exercises"))
+    assert (solved.points, stub.points) == (100, 0) and not solved.trouble and not stub.trouble
+    assert {result.status for result in stub.results} == {"not attempted"}
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2026])
+@pytest.mark.parametrize(("task", "mistake"), MISTAKES, ids=lambda value: getattr(value, "number", None) or value.name.replace(" ", "_"))
+def test_each_known_mistake_fails_and_is_named(task, mistake, seed):
+    result = judge(task, mistake.wrong, seed)
+    assert result.status == "failed" and result.points < result.out_of
+    assert result.mistake == mistake.name, str(result)
+    assert result.failing_case and result.difference
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_task_has_its_hints_its_facts_and_its_check(lesson):
+    cells = nbformat.read(notebook_of("exercises", lesson), as_version=4).cells
+    text = "\n".join(cell.source for cell in cells)
+    for task in tasks(lesson).values():
+        assert f"## {task.number} " in text and f'check("{task.number}", {task.function})' in text
+        section = text.split(f"## {task.number} ")[1].split("\n## ")[0]
+        assert f"*{task.points} points · difficulty " in section and "importance " in section and " minutes · about " in section
+        assert "Hint 1" in section and "Hint 2" in section
+        assert {mistake.hint for mistake in task.mistakes} <= {1, 2}

@@ -51,5 +51,6 @@ def _array(name, got, want, note):
         f"{axis} {n}" for axis, n in zip(("row", "column") if len(index) < 3 else ("head", "row", "column"), index, strict=False)
     )
     text = f"{place}{note(index)}: {name} is {got[index]:.6g}, expected {want[index] + 0:.6g}"
-    ratio = got[index] / want[index] if want[index] else np.nan
+    with np.errstate(over="ignore"):
+        ratio = got[index] / want[index] if want[index] else np.nan
     return text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 else "")

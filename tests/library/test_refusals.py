@@ -180,8 +180,8 @@ REFUSALS = [
         "block_mask was made for batch=1, heads=3, and query has 1 and 2: pass these, or 1.",
     ),
     ((block_mask, (None, 4, 4), {}), "mask_mod is None: pass a function (batch, head, i, j) → may i see j?, made of operators alone."),
-    ((block_mask, (jagged, -1, 4), {}), "seqlen_q is -1: pass a whole number from 0 on. Blocks are of 128 × 128 pairs."),
-    ((block_mask, (jagged, 4, 4), {"heads": 0}), "heads is 0: pass a whole number from 1 on. Blocks are of 128 × 128 pairs."),
+    ((block_mask, (jagged, -1, 4), {}), "seqlen_q is -1: pass a whole number from 0 on. Blocks are of 64 × 64 pairs."),
+    ((block_mask, (jagged, 4, 4), {"heads": 0}), "heads is 0: pass a whole number from 1 on. Blocks are of 64 × 64 pairs."),
     # packed sequences
     (packed(Q), "query has 4 dimensions, (1, 2, 4, 8): 3 are needed, (total, heads, head_dim). For one head, unsqueeze the missing ones."),
     (packed(starts_q=[0, 4, 9]), f"cu_seqlens_q is a list: {RUNNING}"),

@@ -30,7 +30,7 @@ class Resources:
         """How many fit a multiprocessor of a `flashlab.course.memory.GPU`, and what it is that ends first."""
         limits = {
             "shared memory": (gpu.sram_kib + 1) * 1024 // max(1, self.shared + 1024),  # a GPU keeps 1 KiB a program for itself
-            "registers": 65536 // (self.registers * self.threads),
+            "registers": 65536 // (-(-32 * self.registers // 256) * 256) // (self.threads // 32),  # a warp gets multiples of 256
             "threads": gpu.threads // self.threads,
         }
         first = min(limits, key=limits.get)

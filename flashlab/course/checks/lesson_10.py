@@ -69,6 +69,7 @@ def tile_cases(rng):
         Case("tall tiles: 64 rows, 16 keys", (128, 64, 16)),
         Case("wide tiles: 16 rows, 64 keys", (128, 16, 64)),
         Case("a last tile of few rows", (100, 32, 16)),
+        Case("tiles of odd sizes", (40, 7, 3)),
         Case("sizes drawn at random", (int(rng.integers(150, 400)), 2 ** int(rng.integers(4, 7)), 2 ** int(rng.integers(4, 7)))),
     ]
 
@@ -78,6 +79,7 @@ def byte_cases(rng):
         Case("one tile", (16, 32, 16, 16, False)),
         Case("full, 4 tiles of rows", (64, 32, 16, 16, False)),
         Case("causal, 4 tiles of rows", (64, 32, 16, 16, True)),
+        Case("causal, wide tiles", (256, 16, 16, 64, True)),
         Case("full, a last tile of few keys", (70, 64, 32, 32, False)),
         Case("causal, a last tile of few keys", (70, 64, 32, 32, True)),
         Case("causal, tall tiles, drawn at random", (int(rng.integers(200, 500)), 64, 64, 32, True)),
@@ -158,16 +160,16 @@ def _one_partial_each(seqlen, BLOCK_M, BLOCK_N):
     return causal_tiles(seqlen, BLOCK_M, BLOCK_N)[0], -(-seqlen // BLOCK_M)
 
 
-def _bytes_variant(reread=True, skips=True, matrices=2, lse=4, whole_tiles=False, lse_rows=1):
+def _bytes_variant(reread=True, skips=True, matrices=2, lse=4, whole_tiles=False, rounded=True, rows=2):
     def count(seqlen, D, BLOCK_M, BLOCK_N, is_causal):
         keys = 0
         for first in range(0, seqlen, BLOCK_M):
             end = min(first + BLOCK_M, seqlen) if is_causal and skips else seqlen
-            end = -(-end // BLOCK_N) * BLOCK_N
+            end = -(-end // BLOCK_N) * BLOCK_N if rounded else end
             keys += end if whole_tiles else min(end, seqlen)
         if not reread:
             keys = seqlen
-        return 2 * (2 * seqlen * D + matrices * keys * D) + lse * lse_rows * seqlen
+        return 2 * (rows * seqlen * D + matrices * keys * D) + lse * seqlen
 
     return count
 
@@ -206,6 +208,10 @@ CHOOSE_MISTAKES = (
     Mistake("the first that fits", "the first candidate that fits was taken: look at all of them.", 2, _choose_variant(first=True)),
 )  # fmt: skip
 TILE_MISTAKES = (
+    Mistake("the other order", "(visited, partial) was asked for, in this order.", 1, lambda *call: causal_tiles(*call)[::-1]),
+    Mistake(
+        "blind to itself", "row `first` sees first + 1 keys, itself included.", 2, _tiles_variant(full=lambda first, N: first // N)
+    ),
     Mistake("nothing is skipped", "all tiles are counted: those right of the diagonal are never visited.", 1, _all_tiles),
     Mistake(
         "one partial tile a row", "each row of tiles was given one partial tile: true for square tiles alone.", 2, _one_partial_each
@@ -225,6 +231,11 @@ BYTE_MISTAKES = (
     Mistake("K and V once", "K and V are counted once: every tile of rows reads them again.", 1, _bytes_variant(reread=False)),
     Mistake("nothing is skipped", "a causal walk ends at the diagonal: tiles behind it are not loaded.", 2, _bytes_variant(skips=False)),
     Mistake("no V", "K alone is counted: each visit loads a tile of V too.", 1, _bytes_variant(matrices=1)),
+    Mistake("no Out", "Out is missing: it is written once, as Q is read once.", 1, _bytes_variant(rows=1)),
+    Mistake(
+        "half a tile", "the walk ends inside of a tile: tiles of K are loaded whole, as far as there are keys.", 2,
+        _bytes_variant(rounded=False),
+    ),
     Mistake("no lse", "lse is missing: a float32 for each row.", 1, _bytes_variant(lse=0)),
     Mistake("lse in 16 bits", "lse was counted in 16 bits: it is float32, since it is a sum of many terms.", 1, _bytes_variant(lse=2)),
     Mistake(

@@ -1,0 +1,97 @@
+"""Launches a learner's Triton kernel between guards, and counts what it loads and stores.
+
+Inputs lie between bands of NaN: whoever reads past an end gets NaN into the result. Outputs lie between bands of a number that nobody
+computes: whoever writes past an end leaves a trace. In the interpreter every load and store is counted as well.
+"""
+
+import contextlib
+import inspect
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+GUARD = 4096  # numbers on either side: an index that is off by a tile still lands in it
+SENTINEL = -12345.0
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What became of a launch."""
+
+    out: np.ndarray
+    outside: bool  # whether something was written outside of `out`
+    loaded: int | None  # numbers, each as often as it was loaded; None on a GPU, where nobody counts
+    stored: int | None
+
+
+class Variant:
+    """A kernel with some of its constants chosen: launched as the kernel is."""
+
+    def __init__(self, kernel, **constants):
+        self.kernel, self.constants = kernel, constants
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **constants: self.kernel[grid](*arguments, **constants, **self.constants)
+
+    def __call__(self, *arguments):
+        raise TypeError("a kernel is launched over a grid: kernel[grid](…)")
+
+
+def launch(kernel, grid, inputs, shape, *numbers, **constants):
+    """Run kernel[grid](*inputs, out, *numbers, **constants) for NumPy float32 inputs and an output of `shape`."""
+    if not hasattr(kernel, "__getitem__"):
+        raise TypeError("write a kernel: a function with @triton.jit above it")
+    if "raise NotImplementedError" in _source(kernel):
+        raise NotImplementedError
+    device = "cuda" if torch.cuda.is_available() and not _is_interpreted(kernel) else "cpu"
+    tensors = [_between(torch.from_numpy(x).to(device), torch.nan)[1] for x in inputs]
+    buffer, out = _between(torch.full(shape, torch.nan, device=device), SENTINEL)
+    with _counted() as counts:
+        kernel[grid](*tensors, out, *numbers, **constants)
+    result = out.cpu().numpy().copy()
+    out.fill_(SENTINEL)
+    outside = bool((buffer != SENTINEL).any())
+    return Launched(result, outside, *(counts if device == "cpu" else (None, None)))
+
+
+def _between(x, filling):
+    """(the whole buffer, a copy of x in its middle)."""
+    buffer = torch.full((x.numel() + 2 * GUARD,), filling, dtype=x.dtype, device=x.device)
+    inside = buffer[GUARD : GUARD + x.numel()].view(x.shape)
+    return buffer, inside.copy_(x)
+
+
+def _source(kernel):
+    function = getattr(kernel, "fn", kernel)
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return ""
+
+
+def _is_interpreted(kernel):
+    return "Interpreted" in type(getattr(kernel, "kernel", kernel)).__name__
+
+
+@contextlib.contextmanager
+def _counted():
+    """[numbers loaded, numbers stored] while Triton's interpreter runs."""
+    from triton.runtime import interpreter
+
+    builder, counts = interpreter.interpreter_builder, [0, 0]
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def counted_load(pointers, mask, *rest):
+        counts[0] += int(np.count_nonzero(mask.data))
+        return load(pointers, mask, *rest)
+
+    def counted_store(pointers, value, mask, *rest):
+        counts[1] += int(np.count_nonzero(mask.data))
+        return store(pointers, value, mask, *rest)
+
+    builder.create_masked_load, builder.create_masked_store = counted_load, counted_store
+    try:
+        yield counts
+    finally:
+        del builder.create_masked_load, builder.create_masked_store

@@ -7,7 +7,7 @@ import numpy as np
 TOLERANCE = 1e-9  # float64 sums of a few dozen terms are good to about 1e-14
 
 
-def arrays(names, answer, wanted, note=lambda index: ""):
+def arrays(names, answer, wanted, note=lambda index: "", tolerance=TOLERANCE):
     """ "" when every array of an answer is right, or which is not, where, and by what ratio. One name: the answer is that array itself."""
     if len(names) == 1:
         answer, wanted = (answer,), (wanted,)
@@ -16,7 +16,7 @@ def arrays(names, answer, wanted, note=lambda index: ""):
         got = f"{type(answer).__name__}" + (f" of {len(answer)}" if isinstance(answer, tuple | list) else "")
         return f"return {NUMBERS[len(names)]} things, {words}; got {got}"
     for name, got, want in zip(names, answer, wanted, strict=True):
-        difference = _array(name, got, want, note)
+        difference = _array(name, got, want, note, tolerance)
         if difference:
             return difference
     return ""
@@ -36,14 +36,14 @@ def number(answer, want, unit=""):
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
-def _array(name, got, want, note):
+def _array(name, got, want, note, tolerance):
     try:
         got = np.asarray(got, dtype=float)
     except (TypeError, ValueError):
         return f"{name} is a {type(got).__name__}, expected an array of numbers"
     if got.shape != want.shape:
         return f"{name} has shape {got.shape}, expected {want.shape}"
-    wrong = np.argwhere(~np.isclose(got, want, rtol=TOLERANCE, atol=TOLERANCE))
+    wrong = np.argwhere(~np.isclose(got, want, rtol=tolerance, atol=tolerance))
     if not len(wrong):
         return ""
     index = tuple(int(n) for n in wrong[0])

@@ -19,7 +19,7 @@ def setup():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if importlib.util.find_spec("triton") is None:
         device = "cpu"
-        triton_runs = "Triton is not installed here: lessons 00-05 and 11 work without it, 06-09 need Linux or Colab"
+        triton_runs = "Triton is not installed here: lessons 00-05 and 11 work without it, 06-10 need Linux or Colab"
     elif device == "cuda" and not _interpreter_is_on():
         _wake_the_backward_thread(torch)
         triton_runs = f"Triton compiles for {torch.cuda.get_device_name()}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from flashlab.course.checks import compare
+
 GUARD = 4096  # numbers on either side: an index that is off by a tile still lands in it
 SENTINEL = -12345.0
 
@@ -19,8 +21,8 @@ SENTINEL = -12345.0
 class Launched:
     """What became of a launch."""
 
-    out: np.ndarray
-    outside: bool  # whether something was written outside of `out`
+    outs: tuple  # arrays
+    outside: bool  # whether something was written outside of them
     loaded: int | None  # numbers, each as often as it was loaded; None on a GPU, where nobody counts
     stored: int | None
 
@@ -38,21 +40,47 @@ class Variant:
         raise TypeError("a kernel is launched over a grid: kernel[grid](…)")
 
 
-def launch(kernel, grid, inputs, shape, *numbers, **constants):
-    """Run kernel[grid](*inputs, out, *numbers, **constants) for NumPy float32 inputs and an output of `shape`."""
+def launch(kernel, grid, inputs, shapes, *numbers, **constants):
+    """Run kernel[grid](*inputs, *outs, *numbers, **constants) for NumPy float32 inputs and outputs of these shapes."""
     if not hasattr(kernel, "__getitem__"):
         raise TypeError("write a kernel: a function with @triton.jit above it")
     if "raise NotImplementedError" in _source(kernel):
         raise NotImplementedError
     device = "cuda" if torch.cuda.is_available() and not _is_interpreted(kernel) else "cpu"
     tensors = [_between(torch.from_numpy(x).to(device), torch.nan)[1] for x in inputs]
-    buffer, out = _between(torch.full(shape, torch.nan, device=device), SENTINEL)
+    buffers, outs = zip(*(_between(torch.full(shape, torch.nan, device=device), SENTINEL) for shape in shapes), strict=True)
     with _counted() as counts:
-        kernel[grid](*tensors, out, *numbers, **constants)
-    result = out.cpu().numpy().copy()
-    out.fill_(SENTINEL)
-    outside = bool((buffer != SENTINEL).any())
-    return Launched(result, outside, *(counts if device == "cpu" else (None, None)))
+        kernel[grid](*tensors, *outs, *numbers, **constants)
+    results = tuple(out.cpu().numpy().copy() for out in outs)
+    for out in outs:
+        out.fill_(SENTINEL)
+    outside = any(bool((buffer != SENTINEL).any()) for buffer in buffers)
+    return Launched(results, outside, *(counts if device == "cpu" else (None, None)))
+
+
+def compare_launched(answer, names, wanted, tolerance, loaded, stored):
+    """What is different: the numbers first, then what was written outside, then how much was loaded and stored."""
+    for name, out, want in zip(names, answer.outs, wanted, strict=True):
+        missing = np.argwhere(np.isnan(out))
+        place = "position" if want.ndim == 1 else "row"
+        if len(missing):
+            where = f"{place} {missing[0][-want.ndim :][0]}" + (f", column {missing[0][-1]}" if want.ndim > 1 else "")
+            return f"{where}: {name} is NaN. It was never written, or is made of numbers from outside of the inputs (there lies NaN)"
+        difference = compare.arrays((name,), out, want, tolerance=tolerance)
+        if difference:
+            return difference if want.ndim > 1 else difference.replace("row ", "position ", 1)
+    are = f"{names[0]} is right" if len(names) == 1 else "the results are right"
+    if answer.outside:
+        return f"{are}, but something was written outside of them: a store needs a mask"
+    for word, got, needed in (("loaded", answer.loaded, loaded), ("stored", answer.stored, stored)):
+        if got is not None and got != needed:
+            return f"{are}; {got:,} numbers were {word}, and {needed:,} are needed; the ratio is {got / needed:.3g}"
+    return ""
+
+
+def meaning(answer, case):
+    """What counts of a launch, to recognise a mistake."""
+    return (*answer.outs, answer.outside, answer.loaded or 0, answer.stored or 0)
 
 
 def _between(x, filling):

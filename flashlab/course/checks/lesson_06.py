@@ -4,8 +4,7 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from flashlab.course.checks import compare
-from flashlab.course.checks.guarded import Launched, Variant, launch
+from flashlab.course.checks.guarded import Launched, Variant, compare_launched, launch, meaning
 from flashlab.course.checks.task import Case, Mistake, Task
 from flashlab.course.steps import naive
 
@@ -39,17 +38,17 @@ def matmul_cases(rng):
 
 
 def call_axpy(kernel, x, y, a, block):
-    return launch(kernel, (triton.cdiv(len(x), block),), (x, y), x.shape, a, len(x), BLOCK=block)
+    return launch(kernel, (triton.cdiv(len(x), block),), (x, y), [x.shape], a, len(x), BLOCK=block)
 
 
 def call_softmax(kernel, x):
-    return launch(kernel, (len(x),), (x,), x.shape, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]))
+    return launch(kernel, (len(x),), (x,), [x.shape], x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]))
 
 
 def call_matmul(kernel, a, b, block):
     (m, k), n = a.shape, b.shape[1]
     grid = (triton.cdiv(m, block), triton.cdiv(n, block))
-    return launch(kernel, grid, (a, b), (m, n), m, n, k, BLOCK_M=block, BLOCK_N=block, BLOCK_K=block)
+    return launch(kernel, grid, (a, b), [(m, n)], m, n, k, BLOCK_M=block, BLOCK_N=block, BLOCK_K=block)
 
 
 # --------------------------------------------------------------------------------------------------------------- comparison
@@ -57,40 +56,18 @@ def call_matmul(kernel, a, b, block):
 
 def compare_axpy(answer: Launched, case):
     x, y, a, _ = case.arguments
-    return _judged(answer, np.float64(a) * x + y, 4 * EPSILON, 2 * x.size, x.size)
+    return compare_launched(answer, ("Out",), (np.float64(a) * x + y,), 4 * EPSILON, 2 * x.size, x.size)
 
 
 def compare_softmax(answer: Launched, case):
     [x] = case.arguments
-    return _judged(answer, naive.softmax(x.astype(np.float64)), 4 * EPSILON * x.shape[1], x.size, x.size)
+    return compare_launched(answer, ("Out",), (naive.softmax(x.astype(np.float64)),), 4 * EPSILON * x.shape[1], x.size, x.size)
 
 
 def compare_matmul(answer: Launched, case):
     a, b, block = case.arguments
     loaded = a.size * triton.cdiv(b.shape[1], block) + b.size * triton.cdiv(a.shape[0], block)
-    return _judged(answer, a.astype(np.float64) @ b, 4 * EPSILON * a.shape[1], loaded, a.shape[0] * b.shape[1])
-
-
-def _judged(answer, want, tolerance, loaded, stored):
-    """What is different: the numbers first, then what was written outside, then what was loaded and stored."""
-    rank = {1: "position", 2: "row"}[want.ndim]
-    missing = np.argwhere(np.isnan(answer.out))
-    if len(missing):
-        place = f"{rank} {missing[0][0]}" + (f", column {missing[0][1]}" if want.ndim == 2 else "")
-        return f"{place} is NaN: it was never written, or made of numbers that lie outside of the inputs (there lies NaN)"
-    difference = compare.arrays(("Out",), answer.out, want, tolerance=tolerance)
-    if difference:
-        return difference if want.ndim == 2 else difference.replace("row ", "position ", 1)
-    if answer.outside:
-        return "Out is right, but something was written outside of it: the store needs a mask"
-    for word, got, needed in (("loaded", answer.loaded, loaded), ("stored", answer.stored, stored)):
-        if got is not None and got != needed:
-            return f"Out is right; {got:,} numbers were {word}, and {needed:,} are needed; the ratio is {got / needed:.3g}"
-    return ""
-
-
-def meaning(answer, case):
-    return answer.out, answer.outside, answer.loaded or 0, answer.stored or 0
+    return compare_launched(answer, ("Out",), (a.astype(np.float64) @ b,), 4 * EPSILON * a.shape[1], loaded, a.shape[0] * b.shape[1])
 
 
 # ------------------------------------------------------------------------------------------------- the mistakes people make

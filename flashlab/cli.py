@@ -37,29 +37,32 @@ def _app():
 
     @app.command()
     def grade(
-        notebook: str = typer.Argument(help="An exercise notebook, such as exercises/03_online_softmax.ipynb. It is only read."),
-        out: str = typer.Option("grades", help="Folder for the report: one JSON and one Markdown file."),
+        path: str = typer.Argument(help="An exercise notebook such as exercises/03_online_softmax.ipynb, a folder of them, or a zip."),
+        out: str = typer.Option("grades", help="Folder for the reports."),
         seed: int = typer.Option(0, help="Cases are drawn from this seed."),
+        seconds: int = typer.Option(120, min=1, help="How long a cell of a submission may run."),
+        workers: int = typer.Option(None, min=1, help="How many are graded at a time; as many as there are cores when not given."),
     ):
-        """Run an exercise notebook in its own process, judge its tasks and write the report."""
-        from flashlab.course.submission import grade_notebook, write_report
+        """Run exercise notebooks, each in its own process, judge their tasks and write the reports. Submissions are only read."""
+        import tempfile
 
-        try:
-            with console.status(f"running {notebook}"):
-                result = grade_notebook(notebook, seed)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="NOTEBOOK") from error
-        table = Table(
-            "task", "title", "status", "points", "likely mistake", title=f"{result.submission}: {result.points} / {result.out_of}"
-        )
-        color = {"passed": "green", "failed": "red", "not attempted": "dim"}
-        for row in result.results:
-            table.add_row(row.number, row.title, f"[{color[row.status]}]{row.status}", f"{row.points} / {row.out_of}", row.mistake)
-        console.print(table)
-        if result.trouble:
-            console.print(f"[red]The notebook did not run to its end: {result.trouble}")
-        for path in write_report(result, out):
-            console.print(f"written: {path}", highlight=False)
+        from rich.progress import track
+
+        from flashlab.course import batch
+
+        with tempfile.TemporaryDirectory() as unpacked:
+            try:
+                found = batch.submissions(path, unpacked)
+            except ValueError as error:
+                raise typer.BadParameter(str(error), param_hint="PATH") from error
+            graded = batch.grade_all(found, out, seed, workers, seconds)
+            grades = dict(track(graded, "grading", total=len(found), console=console))
+        if len(grades) == 1:
+            _show_tasks(*grades.values(), console)
+        else:
+            _show_grades(grades, console)
+        for written in batch.write_summary(grades, out):
+            console.print(f"written: {written}", highlight=False)
 
     @app.command()
     def tune(
@@ -143,6 +146,30 @@ def _app():
             _judge(before, compare.read(path), band, console)
 
     return app
+
+
+def _show_tasks(grade, console):
+    """One submission, task by task."""
+    from rich.table import Table
+
+    table = Table("task", "title", "status", "points", "likely mistake", title=f"{grade.submission}: {grade.points} / {grade.out_of}")
+    color = {"passed": "green", "failed": "red", "not attempted": "dim"}
+    for row in grade.results:
+        table.add_row(row.number, row.title, f"[{color[row.status]}]{row.status}", f"{row.points} / {row.out_of}", row.mistake)
+    console.print(table)
+    if grade.trouble:
+        console.print(f"[red]The notebook did not run to its end: {grade.trouble}")
+
+
+def _show_grades(grades, console):
+    """Many submissions, a line each."""
+    from rich.table import Table
+
+    table = Table("submission", "lesson", "points", "not attempted", "trouble", title=f"{len(grades)} submissions")
+    for name, grade in sorted(grades.items()):
+        skipped = sum(result.status == "not attempted" for result in grade.results)
+        table.add_row(name, grade.lesson, f"{grade.points} / {grade.out_of}", str(skipped or ""), grade.trouble)
+    console.print(table)
 
 
 def _judge(before, now, band, console):

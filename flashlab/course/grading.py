@@ -54,7 +54,8 @@ def judge(task: Task, attempt, seed=0):
     if not failures:
         return Result(task.number, task.title, PASSED, task.points, task.points)
     case, difference = failures[0]
-    return _failed(task, _points(task, cases, failures), case.text, difference, _likely_mistake(task, attempt, cases))
+    heat = getattr(difference, "heat", ())
+    return _failed(task, _points(task, cases, failures), case.text, str(difference), _likely_mistake(task, attempt, cases), heat)
 
 
 def _points(task, cases, failures):
@@ -120,6 +121,6 @@ def _not_attempted(task):
     return Result(task.number, task.title, NOT_ATTEMPTED, 0, task.points)
 
 
-def _failed(task, points, case, difference, mistake=None):
+def _failed(task, points, case, difference, mistake=None, heat=()):
     advice = f"likely: {mistake.sentence} Hint {mistake.hint} is about this." if mistake else ""
-    return Result(task.number, task.title, FAILED, points, task.points, case, difference, mistake.name if mistake else "", advice)
+    return Result(task.number, task.title, FAILED, points, task.points, case, difference, mistake.name if mistake else "", advice, heat)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
@@ -15,7 +16,13 @@ from flashlab.course.checks.task import MIME, PASSED, Result
 from flashlab.course.grading import LESSONS, judge_namespace, tasks
 
 SECONDS_PER_CELL = 120
+GIBIBYTES = 16  # of address space that a submission may take: torch alone reserves several
 QUIET_KERNEL = ["--log-level=ERROR"]  # its warnings are about its own sockets, not about the notebook
+
+LIMIT_CELL = """\
+import resource
+
+resource.setrlimit(resource.RLIMIT_AS, ({bytes}, {bytes}))"""
 
 JUDGE_CELL = """\
 from flashlab.course.submission import publish
@@ -66,21 +73,23 @@ class Grade:
         )
 
 
-def grade_notebook(path, seed=0):
-    """The `Grade` of the notebook at `path`, whose name begins with its lesson's number."""
+def grade_notebook(path, seed=0, seconds=SECONDS_PER_CELL):
+    """The `Grade` of the notebook at `path`, whose name begins with its lesson's number. seconds: how long a cell may run."""
     path = Path(path)
     lesson = _lesson_of(path)
     notebook = _read(path)
+    if not torch.cuda.is_available():  # a GPU's memory is mapped into the same address space
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(LIMIT_CELL.format(bytes=GIBIBYTES * 2**30)))
     notebook.cells.append(nbformat.v4.new_code_cell(JUDGE_CELL.format(lesson=lesson, seed=seed)))
     trouble = ""
     with tempfile.TemporaryDirectory() as workplace:
         client = NotebookClient(
-            notebook, timeout=SECONDS_PER_CELL, allow_errors=True, extra_arguments=QUIET_KERNEL, resources={"metadata": {"path": workplace}}
+            notebook, timeout=seconds, allow_errors=True, extra_arguments=QUIET_KERNEL, resources={"metadata": {"path": workplace}}
         )
         try:
             client.execute()
         except CellTimeoutError:
-            trouble = f"a cell ran for more than {SECONDS_PER_CELL} seconds: look for a loop that never ends"
+            trouble = f"a cell ran for more than {seconds} seconds: look for a loop that never ends"
         except DeadKernelError:
             trouble = "its process died: a cell ended Python, or took more memory than there is"
     published = [output.data[MIME] for output in notebook.cells[-1].outputs if MIME in output.get("data", {})]
@@ -100,14 +109,14 @@ def publish(lesson, namespace, seed):
     display({MIME: results, "text/plain": f"{len(results)} tasks judged"}, raw=True)
 
 
-def write_report(grade, folder):
-    """Write the grade as JSON and as Markdown into `folder`; returns both paths."""
+def write_report(grade, folder, **circumstances):
+    """Write the grade as JSON, with what else is known of it, and as Markdown into `folder`; returns both paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = Path(grade.submission).stem
+    stem = grade.submission.removesuffix(".ipynb")
     return (
-        _write_whole(folder / f"{stem}.json", json.dumps(grade.as_dict(), indent=2, ensure_ascii=False) + "\n"),
-        _write_whole(folder / f"{stem}.md", grade.as_markdown()),
+        write_whole(folder / f"{stem}.json", json.dumps(grade.as_dict() | circumstances, indent=2, ensure_ascii=False) + "\n"),
+        write_whole(folder / f"{stem}.md", grade.as_markdown()),
     )
 
 
@@ -130,7 +139,7 @@ def _read(path):
         raise ValueError(f"{path} is not a notebook that can be read ({error}). Save it again from Jupyter or Colab.") from error
 
 
-def _write_whole(path, text):
+def write_whole(path, text):
     """Write beside, then rename: no half-written report is ever left."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
         file.write(text)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 from flashlab.course.grading import LESSONS, judge, tasks
@@ -50,3 +51,19 @@ def test_every_task_has_its_hints_its_facts_and_its_check(lesson):
         assert f"*{task.points} points · difficulty " in section and "importance " in section and " minutes · about " in section
         assert "Hint 1" in section and "Hint 2" in section
         assert {mistake.hint for mistake in task.mistakes} <= {1, 2}
+
+
+def test_a_wrong_matrix_is_drawn_where_it_is_wrong():
+    from flashlab.course.checks import lesson_01
+
+    causal = tasks("01")["1.3"]
+
+    def wrong_in_the_last_of_seven_rows(Q, K, V):
+        out = lesson_01.causal_attention(Q, K, V)
+        return np.where((np.arange(len(Q)) == 6)[:, None], 0.0, out)
+
+    result = judge(causal, wrong_in_the_last_of_seven_rows)
+    assert len(result.heat) == 7 and len(result.heat[0]) == 16
+    assert set(map(max, result.heat[:6])) == {0.0} and max(result.heat[6]) == 1.0
+    assert "16 of 112 fields of the matrix are wrong" in result._repr_mimebundle_()["text/html"]
+    assert "<table" not in judge(causal, lambda Q, K, V: 5)._repr_mimebundle_()["text/html"]

@@ -7,6 +7,12 @@ import numpy as np
 TOLERANCE = 1e-9  # float64 sums of a few dozen terms are good to about 1e-14
 
 
+class Difference(str):
+    """What is different, in words; and for a matrix, where: `heat` holds the errors, 0 to 1, in at most 16 × 16 fields."""
+
+    heat = ()
+
+
 def arrays(names, answer, wanted, note=lambda index: "", tolerance=TOLERANCE):
     """ "" when every array of an answer is right, or which is not, where, and by what ratio. One name: the answer is that array itself."""
     if len(names) == 1:
@@ -53,4 +59,17 @@ def _array(name, got, want, note, tolerance):
     text = f"{place}{note(index)}: {name} is {got[index]:.6g}, expected {want[index] + 0:.6g}"
     with np.errstate(over="ignore"):
         ratio = got[index] / want[index] if want[index] else np.nan
-    return text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 else "")
+    difference = Difference(text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 else ""))
+    if got.ndim == 2 and min(got.shape) > 1:
+        difference.heat = _heat(got, want, tolerance)
+    return difference
+
+
+def _heat(got, want, tolerance):
+    """The largest error of each field of a matrix, on a scale from 0 (right) to 1 (as wrong as anything, or NaN)."""
+    error = np.abs(got - want)
+    error[np.isclose(got, want, rtol=tolerance, atol=tolerance)] = 0.0
+    largest = error[np.isfinite(error)].max(initial=0.0) or 1.0
+    error = np.where(np.isfinite(error), error / largest, 1.0)
+    rows, cols = (np.array_split(np.arange(n), min(n, 16)) for n in error.shape)
+    return tuple(tuple(float(error[np.ix_(r, c)].max().round(3)) for c in cols) for r in rows)

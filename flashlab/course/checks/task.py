@@ -55,6 +55,7 @@ class Result:
     difference: str = ""
     mistake: str = ""  # the name of a `Mistake`
     advice: str = ""
+    heat: tuple = ()  # where a matrix is wrong: its errors from 0 to 1, in fields
 
     def __str__(self):
         if self.status == NOT_ATTEMPTED:
@@ -77,6 +78,21 @@ class Result:
         style = f"border-left: 4px solid {color}; padding: 0.4em 0.8em; white-space: pre-wrap; line-height: 1.45"
         return {
             "text/plain": str(self),
-            "text/html": f'<pre style="{style}">{html.escape(str(self))}</pre>',
+            "text/html": f'<pre style="{style}">{html.escape(str(self))}</pre>{_heatmap(self.heat)}',
             MIME: self.as_dict(),
         }
+
+
+def _heatmap(heat):
+    """The errors of a matrix as a small table: white is right, vermilion is wrong."""
+    if not heat:
+        return ""
+    wrong = sum(error > 0 for row in heat for error in row)
+    cell = '<td style="width: 14px; height: 14px; padding: 0; border: 1px solid #D8DEE4; background: rgba(213, 94, 0, {})"></td>'
+    rows = "".join(f"<tr>{''.join(cell.format(round(0.15 + 0.85 * error, 2) if error else 0) for error in row)}</tr>" for row in heat)
+    words = f"{wrong} of {len(heat) * len(heat[0])} fields of the matrix are wrong, the darker the more"
+    return (
+        f'<div role="img" aria-label="{words}" style="padding: 0.2em 0.8em">'
+        f'<div style="color: #6E7781; font-size: 85%">{words}</div>'
+        f'<table style="border-collapse: collapse; background: white">{rows}</table></div>'
+    )

@@ -59,10 +59,12 @@ def _app():
             grades = dict(track(graded, "grading", total=len(found), console=console))
         if len(grades) == 1:
             _show_tasks(*grades.values(), console)
+            written = [f"{out}/{name}.{kind}" for name in grades for kind in ("json", "md")]
         else:
             _show_grades(grades, console)
-        for written in batch.write_summary(grades, out):
-            console.print(f"written: {written}", highlight=False)
+            written = batch.write_summary(grades, out)
+        for path in written:
+            console.print(f"written: {path}", highlight=False)
 
     @app.command()
     def tune(

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from xml.etree import ElementTree
 
+import flashlab
 from flashlab.course.checks.task import NOT_ATTEMPTED, PASSED, Result
 from flashlab.course.submission import SECONDS_PER_CELL, Grade, grade_notebook, write_report, write_whole
 
@@ -52,7 +53,7 @@ def grade_all(found, folder, seed=0, workers=None, seconds=SECONDS_PER_CELL):
         for future in as_completed(futures):
             name = futures[future]
             grade = _named(future.result(), name)
-            write_report(grade, folder, seed=seed, sha256=_digest(waiting[name]))
+            write_report(grade, folder, **_circumstances(waiting[name], seed))
             yield name, grade
 
 
@@ -78,18 +79,18 @@ def _named(grade, name):
 
 
 def _kept(report, path, seed):
-    """The Grade of an earlier run, if this very notebook was graded then, with this seed."""
+    """The Grade of an earlier run, if this very notebook was graded then, with this seed, by this flashlab."""
     try:
         known = json.loads(report.read_text(encoding="utf-8"))
-        if (known["seed"], known["sha256"]) != (seed, _digest(path)):
+        if any(known[name] != value for name, value in _circumstances(path, seed).items()):
             return None
         return Grade(known["submission"], known["lesson"], tuple(Result(**result) for result in known["results"]), known["trouble"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _digest(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _circumstances(path, seed):
+    return dict(seed=seed, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(), flashlab=flashlab.__version__)
 
 
 def _unpack(archive, folder):

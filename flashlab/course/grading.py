@@ -47,8 +47,10 @@ def judge(task: Task, attempt, seed=0):
     for case in cases:
         try:
             difference = _judge_case(task, attempt, case)
-        except NotImplementedError:
-            return _not_attempted(task)
+        except NotImplementedError as error:
+            difference = _missing_helper(task, error)
+            if not difference:
+                return _not_attempted(task)
         if difference:
             failures.append((case, difference))
     if not failures:
@@ -56,6 +58,13 @@ def judge(task: Task, attempt, seed=0):
     case, difference = failures[0]
     heat = getattr(difference, "heat", ())
     return _failed(task, _points(task, cases, failures), case.text, str(difference), _likely_mistake(task, attempt, cases), heat)
+
+
+def _missing_helper(task, error):
+    """Which other task's function an attempt calls that is not written yet, in words; "" where it is the attempt itself."""
+    others = {other.function: other.number for other in tasks(f"{int(task.number.split('.')[0]):02d}").values() if other is not task}
+    last = traceback.extract_tb(error.__traceback__)[-1].name
+    return f"it calls {last}, which is not written yet: do task {others[last]} first" if last in others else ""
 
 
 def _points(task, cases, failures):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flashlab.course.grading import LESSONS, judge, tasks
+from flashlab.course.steps import naive
 from flashlab.course.submission import grade_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,3 +68,23 @@ def test_a_wrong_matrix_is_drawn_where_it_is_wrong():
     assert set(map(max, result.heat[:6])) == {0.0} and max(result.heat[6]) == 1.0
     assert "16 of 112 fields of the matrix are wrong" in result._repr_mimebundle_()["text/html"]
     assert "<table" not in judge(causal, lambda Q, K, V: 5)._repr_mimebundle_()["text/html"]
+
+
+def test_a_task_that_needs_an_unfinished_one_says_so():
+    def softmax(scores):
+        raise NotImplementedError
+
+    def attention(Q, K, V):
+        return softmax(Q @ K.T) @ V
+
+    result = judge(tasks("01")["1.2"], attention)
+    assert result.status == "failed" and "it calls softmax, which is not written yet: do task 1.1 first" in str(result)
+
+
+def test_slips_of_the_pen_are_answered_in_words():
+    attend = tasks("01")["1.2"]
+    assert "is a return missing?" in str(judge(attend, lambda *_: None))
+    assert "return out alone; got a tuple of 2" in str(judge(attend, lambda Q, K, V: (V, V)))
+    assert "made of str" in str(judge(tasks("01")["1.1"], lambda scores: scores.astype(str)))
+    assert "what came in is float64" in str(judge(tasks("01")["1.1"], lambda scores: naive.softmax(scores).astype(np.float32)))
+    assert "nothing was written to Out" in str(judge(tasks("04")["4.3"], lambda *_: None))

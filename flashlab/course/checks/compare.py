@@ -15,7 +15,11 @@ class Difference(str):
 
 def arrays(names, answer, wanted, note=lambda index: "", tolerance=TOLERANCE):
     """ "" when every array of an answer is right, or which is not, where, and by what ratio. One name: the answer is that array itself."""
+    if answer is None:
+        return f"it returned None, expected {' and '.join(names)}: is a return missing?"
     if len(names) == 1:
+        if isinstance(answer, tuple):
+            return f"return {names[0]} alone; got a tuple of {len(answer)}"
         answer, wanted = (answer,), (wanted,)
     elif not isinstance(answer, tuple | list) or len(answer) != len(names):
         words = f"{', '.join(names[:-1])} and {names[-1]}"
@@ -44,8 +48,11 @@ NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 def _array(name, got, want, note, tolerance):
     try:
+        kind = np.asarray(got).dtype
+        if kind.kind not in "fiub":
+            return f"{name} is made of {kind.name}, expected numbers"
         got = np.asarray(got, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         return f"{name} is a {type(got).__name__}, expected an array of numbers"
     if got.shape != want.shape:
         return f"{name} has shape {got.shape}, expected {want.shape}"
@@ -56,9 +63,12 @@ def _array(name, got, want, note, tolerance):
     place = ", ".join(
         f"{axis} {n}" for axis, n in zip(("row", "column") if len(index) < 3 else ("head", "row", "column"), index, strict=False)
     )
-    text = f"{place}{note(index)}: {name} is {got[index]:.6g}, expected {want[index] + 0:.6g}"
+    right = want[index] if abs(want[index]) > tolerance else 0.0
+    text = f"{place}{note(index)}: {name} is {got[index]:.6g}, expected {right:.6g}"
+    if kind.itemsize < 8 and tolerance == TOLERANCE and np.allclose(got, want, rtol=1e-4, atol=1e-4):
+        return f"{text}. It is {kind.name}, and what came in is float64: stay there"
     with np.errstate(over="ignore"):
-        ratio = got[index] / want[index] if want[index] else np.nan
+        ratio = got[index] / right if right else np.nan
     difference = Difference(text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 else ""))
     if got.ndim == 2 and min(got.shape) > 1:
         difference.heat = _heat(got, want, tolerance)

@@ -32,6 +32,7 @@ def softmax_cases(rng):
         Case("2 rows of 5 scores", (rng.normal(size=(2, 5)),)),
         Case("scores around 1000", (1000 + rng.normal(size=(2, 4)),)),
         Case("scores around -1000", (-1000 + rng.normal(size=(2, 4)),)),
+        Case("one row from -1000 to 1000", (np.array([[-1000.0, 0.0, 999.0, 1000.0], [1000.0, -1000.0, 1.0, 2.0]]),)),
         Case("one row around 1000, one around -1000", (np.array([[1000.0], [-1000.0]]) + rng.normal(size=(2, 4)),)),
     ]
 
@@ -52,13 +53,15 @@ def causal_cases(rng):
     sizes = ((1, 4), (2, 4), (4, 4), (7, 16))
     cases = [Case(f"{s} tokens, head dim {d}", _inputs(rng, s, s, d)) for s, d in sizes]
     Q, K, V = _inputs(rng, 4, 4, 8)
-    below = Case("scores far below zero", (60 * abs(Q), -60 * abs(K), V))
+    below = Case("scores far below zero", (300 * abs(Q), -300 * abs(K), V))
     return [*cases, Case("values that are large", (Q, K, 100 + V)), Case("scores of several hundred", (60 * Q, 60 * K, V)), below]
 
 
 def gradient_cases(rng):
     sizes = ((1, 2, 4), (2, 2, 4), (4, 4, 4), (5, 3, 2), (3, 7, 16))
-    return [Case(f"{q} queries, {k} keys, head dim {d}", _inputs(rng, q, k, d, True)) for q, k, d in sizes]
+    cases = [Case(f"{q} queries, {k} keys, head dim {d}", _inputs(rng, q, k, d, True)) for q, k, d in sizes]
+    Q, K, V, dOut = _inputs(rng, 3, 5, 8, True)
+    return [*cases, Case("scores of a thousand and more", (60 * abs(Q), 60 * abs(K), V, dOut))]
 
 
 # --------------------------------------------------------------------------------------------------------------- comparison

@@ -33,7 +33,7 @@ def test_the_solution_earns_everything_and_the_stub_nothing(lesson):
     assert {result.status for result in stub.results} == {"not attempted"}
 
 
-@pytest.mark.parametrize("seed", [0, 7, 2026])
+@pytest.mark.parametrize("seed", [0, 2026])
 @pytest.mark.parametrize(("task", "mistake"), MISTAKES, ids=lambda value: getattr(value, "number", None) or value.name.replace(" ", "_"))
 def test_each_known_mistake_fails_and_is_named(task, mistake, seed):
     result = judge(task, mistake.wrong, seed)

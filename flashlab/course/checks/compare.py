@@ -69,7 +69,7 @@ def _array(name, got, want, note, tolerance):
         return f"{text}. It is {kind.name}, and what came in is float64: stay there"
     with np.errstate(over="ignore"):
         ratio = got[index] / right if right else np.nan
-    difference = Difference(text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 else ""))
+    difference = Difference(text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 and abs(ratio - 1) > 1e-3 else ""))
     if got.ndim == 2 and min(got.shape) > 1:
         difference.heat = _heat(got, want, tolerance)
     return difference

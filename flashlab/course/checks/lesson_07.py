@@ -9,6 +9,7 @@ from flashlab.course.checks.task import Case, Mistake, Task
 from flashlab.course.steps import naive
 
 EPSILON = 2.0**-23  # of float32
+SCALE = 0.7  # times 1 / sqrt(D): a kernel takes the scale that it is given
 
 # -------------------------------------------------------------------------------------------------------------------- cases
 
@@ -19,7 +20,16 @@ def _floats(rng, *shape, factor=1.0):
 
 def score_cases(rng):
     sizes = ((16, 16, 16, 16), (32, 48, 16, 16), (20, 16, 16, 16), (16, 20, 16, 16), (16, 16, 12, 16), (37, 21, 40, 16))
-    return [Case(f"{q} queries, {k} keys, head dim {d}, tiles of {b}", (_floats(rng, q, d), _floats(rng, k, d), b)) for q, k, d, b in sizes]
+    cases = [
+        Case(f"{q} queries, {k} keys, head dim {d}, tiles of {b}", (_floats(rng, q, d), _floats(rng, k, d), b, b)) for q, k, d, b in sizes
+    ]
+    return [
+        *cases,
+        *(Case(f"64 queries, 96 keys, tiles of {m} × {n}", (_floats(rng, 64, 16), _floats(rng, 96, 16), m, n)) for m, n in TILES),
+    ]
+
+
+TILES = ((32, 16), (16, 32))  # sides that differ
 
 
 def _problem(rng, rows, keys, D, factor=1.0):
@@ -31,17 +41,23 @@ def forward_cases(rng):
     cases = [Case(f"{q} queries, {k} keys, head dim {d}, tiles of {b}", (*_problem(rng, q, k, d), b, b)) for q, k, d, b in sizes]
     Q, K, V = _problem(rng, 16, 64, 16)
     rising = np.abs(K) * np.arange(1, 65, dtype=np.float32)[:, None] / 8
-    below = 10 + np.abs(K)
+    large, falling = 10 + np.abs(K), np.linspace(30, -30, 64, dtype=np.float32)[:, None] * np.abs(K)
+    cases += [Case(f"48 queries, 300 keys, tiles of {m} × {n}", (*_problem(rng, 48, 300, 16), m, n)) for m, n in TILES]
     return [
         *cases,
         Case("scores that grow from tile to tile", (np.abs(Q), rising, V, 16, 16)),
-        Case("scores that lie far below 0", (-3 - np.abs(Q), below, V, 16, 16)),
+        Case("scores that fall from tile to tile", (np.abs(Q), falling, V, 16, 16)),
+        Case("scores that lie far below 0, a last tile of few keys", (-3 - np.abs(Q), large[:52], V[:52], 16, 16)),
+        Case("scores that lie far above 0", (3 + np.abs(Q), large, V, 16, 16)),
     ]
 
 
 def causal_cases(rng):
     sizes = ((16, 16, 16, 16), (32, 16, 16, 16), (64, 16, 16, 16), (40, 16, 16, 16), (96, 16, 32, 16), (96, 12, 16, 32))
-    return [Case(f"{s} tokens, head dim {d}, tiles of {m} × {n}", (*_problem(rng, s, s, d), m, n)) for s, d, m, n in sizes]
+    cases = [Case(f"{s} tokens, head dim {d}, tiles of {m} × {n}", (*_problem(rng, s, s, d), m, n)) for s, d, m, n in sizes]
+    Q, K, V = _problem(rng, 40, 40, 16)
+    below = Case("scores that lie far below 0", (-3 - np.abs(Q), 10 + np.abs(K), V, 16, 16))
+    return [*cases, below, Case("scores that lie far above 0", (3 + np.abs(Q), 10 + np.abs(K), V, 16, 16))]
 
 
 # -------------------------------------------------------------------------------------------------------------------- calls
@@ -51,25 +67,25 @@ def _dims(D):
     return dict(D=D, BLOCK_D=max(16, triton.next_power_of_2(D)))
 
 
-def call_scores(kernel, Q, K, block):
+def call_scores(kernel, Q, K, BLOCK_M, BLOCK_N):
     (rows, D), keys = Q.shape, len(K)
-    grid = (triton.cdiv(rows, block), triton.cdiv(keys, block))
-    return launch(kernel, grid, (Q, K), [(rows, keys)], rows, keys, D**-0.5, **_dims(D), BLOCK_M=block, BLOCK_N=block)
+    grid = (triton.cdiv(rows, BLOCK_M), triton.cdiv(keys, BLOCK_N))
+    return launch(kernel, grid, (Q, K), [(rows, keys)], rows, keys, SCALE * D**-0.5, **_dims(D), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N)
 
 
 def call_forward(kernel, Q, K, V, BLOCK_M, BLOCK_N):
     (rows, D), keys = Q.shape, len(K)
     grid, shapes = (triton.cdiv(rows, BLOCK_M),), [(rows, D), (rows,)]
-    return launch(kernel, grid, (Q, K, V), shapes, rows, keys, D**-0.5, **_dims(D), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N)
+    return launch(kernel, grid, (Q, K, V), shapes, rows, keys, SCALE * D**-0.5, **_dims(D), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N)
 
 
 # --------------------------------------------------------------------------------------------------------------- comparison
 
 
 def compare_scores(answer: Launched, case):
-    Q, K, block = case.arguments
-    want = Q.astype(np.float64) @ K.T * Q.shape[1] ** -0.5
-    loaded = Q.size * triton.cdiv(len(K), block) + K.size * triton.cdiv(len(Q), block)
+    Q, K, BLOCK_M, BLOCK_N = case.arguments
+    want = SCALE * Q.astype(np.float64) @ K.T * Q.shape[1] ** -0.5
+    loaded = Q.size * triton.cdiv(len(K), BLOCK_N) + K.size * triton.cdiv(len(Q), BLOCK_M)
     return compare_launched(answer, ("Scores",), (want,), 4 * EPSILON * Q.shape[1], loaded, want.size)
 
 
@@ -83,7 +99,7 @@ def compare_causal(answer: Launched, case):
 
 def _compare(answer, case, is_causal):
     Q, K, V, BLOCK_M, BLOCK_N = case.arguments
-    wanted = naive.forward(*(x.astype(np.float64) for x in (Q, K, V)), is_causal=is_causal)
+    wanted = naive.forward(*(x.astype(np.float64) for x in (Q, K, V)), is_causal=is_causal, scale=SCALE * Q.shape[1] ** -0.5)
     keys = 0
     for first in range(0, len(Q), BLOCK_M):
         end = min(first + BLOCK_M, len(K)) if is_causal else len(K)

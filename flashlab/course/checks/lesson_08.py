@@ -9,6 +9,7 @@ from flashlab.course.checks.task import Case, Mistake, Task
 from flashlab.course.steps import naive
 
 EPSILON = 2.0**-23  # of float32
+SCALE = 0.7  # times 1 / sqrt(D): a kernel takes the scale that it is given
 
 # -------------------------------------------------------------------------------------------------------------------- cases
 
@@ -30,6 +31,9 @@ def gradient_cases(rng):
         (20, 16, 16, 16, 16),
         (16, 20, 16, 16, 16),
         (37, 53, 12, 16, 32),
+        (90, 80, 16, 32, 16),
+        (20, 300, 16, 16, 16),
+        (300, 20, 16, 16, 16),
     )
     cases = [Case(f"{q} rows, {k} keys, head dim {d}, tiles of {m} × {n}", _problem(rng, q, k, d, m, n)) for q, k, d, m, n in sizes]
     return [*cases, Case("16 rows, 20 keys, scores that lie far below 0", _problem(rng, 16, 20, 16, 16, 16, below=True))]
@@ -40,7 +44,7 @@ def _problem(rng, rows, keys, D, BLOCK_M, BLOCK_N, below=False):
     Q, K, V, dOut = (_floats(rng, n, D) for n in (rows, keys, keys, rows))
     if below:
         Q, K = -3 - np.abs(Q), 10 + np.abs(K)
-    Out, lse = naive.forward(*(x.astype(np.float64) for x in (Q, K, V)))
+    Out, lse = naive.forward(*(x.astype(np.float64) for x in (Q, K, V)), scale=SCALE * D**-0.5)
     return dOut, Q, K, V, lse.astype(np.float32), (dOut * Out).sum(axis=1).astype(np.float32), BLOCK_M, BLOCK_N
 
 
@@ -59,13 +63,13 @@ def call_delta(kernel, dOut, Out, block):
 def call_dq(kernel, dOut, Q, K, V, lse, delta, BLOCK_M, BLOCK_N):
     (rows, D), keys = Q.shape, len(K)
     tensors, tiles = (dOut, Q, K, V, lse, delta), dict(BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N)
-    return launch(kernel, (triton.cdiv(rows, BLOCK_M),), tensors, [(rows, D)], rows, keys, D**-0.5, **_dims(D), **tiles)
+    return launch(kernel, (triton.cdiv(rows, BLOCK_M),), tensors, [(rows, D)], rows, keys, SCALE * D**-0.5, **_dims(D), **tiles)
 
 
 def call_dkdv(kernel, dOut, Q, K, V, lse, delta, BLOCK_M, BLOCK_N):
     (rows, D), keys = Q.shape, len(K)
     tensors, tiles = (dOut, Q, K, V, lse, delta), dict(BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N)
-    return launch(kernel, (triton.cdiv(keys, BLOCK_N),), tensors, [(keys, D)] * 2, rows, keys, D**-0.5, **_dims(D), **tiles)
+    return launch(kernel, (triton.cdiv(keys, BLOCK_N),), tensors, [(keys, D)] * 2, rows, keys, SCALE * D**-0.5, **_dims(D), **tiles)
 
 
 # --------------------------------------------------------------------------------------------------------------- comparison
@@ -79,7 +83,7 @@ def compare_delta(answer: Launched, case):
 
 def _gradients(case):
     dOut, Q, K, V, *_ = (x.astype(np.float64) for x in case.arguments[:4])
-    return naive.backward(dOut, Q, K, V, None, None)
+    return naive.backward(dOut, Q, K, V, None, None, scale=SCALE * Q.shape[1] ** -0.5)
 
 
 def _tolerance(case):

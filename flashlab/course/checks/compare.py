@@ -15,15 +15,14 @@ class Difference(str):
 
 def arrays(names, answer, wanted, note=lambda index: "", tolerance=TOLERANCE):
     """ "" when every array of an answer is right, or which is not, where, and by what ratio. One name: the answer is that array itself."""
-    if answer is None:
-        return f"it returned None, expected {' and '.join(names)}: is a return missing?"
+    forgotten = ": is a return missing?" if answer is None else ""
     if len(names) == 1:
-        if isinstance(answer, tuple):
-            return f"return {names[0]} alone; got a tuple of {len(answer)}"
+        if answer is None or isinstance(answer, tuple):
+            return f"return {names[0]} alone; got {f'a tuple of {len(answer)}' if answer else 'None'}{forgotten}"
         answer, wanted = (answer,), (wanted,)
     elif not isinstance(answer, tuple | list) or len(answer) != len(names):
         words = f"{', '.join(names[:-1])} and {names[-1]}"
-        got = f"{type(answer).__name__}" + (f" of {len(answer)}" if isinstance(answer, tuple | list) else "")
+        got = f"{type(answer).__name__}" + (f" of {len(answer)}" if isinstance(answer, tuple | list) else forgotten)
         return f"return {NUMBERS[len(names)]} things, {words}; got {got}"
     for name, got, want in zip(names, answer, wanted, strict=True):
         difference = _array(name, got, want, note, tolerance)

@@ -133,10 +133,10 @@ def _app():
             peers={peer.name: peer.version for peer in here}, missing=missing, launch=launch.measure(), ladder=ladder.measure()
         )
         measurements["limits"] = limits.measure()
-        calls = [(head_dim, is_causal) for head_dim in features.HEAD_DIMS for is_causal in (False, True)]
+        calls = [(head_dim, is_causal) for head_dim in problems.HEAD_DIMS for is_causal in (False, True)]
         measurements["changes"] = sum(each(lambda call: ladder.measure_changes(*call), calls, "changes"), [])
-        measurements["features"] = sum(each(features.measure, features.HEAD_DIMS, "features"), [])
-        measurements["documents"] = each(features.measure_documents, features.HEAD_DIMS, "documents")
+        measurements["features"] = sum(each(features.measure, problems.HEAD_DIMS, "features"), [])
+        measurements["documents"] = each(features.measure_documents, problems.HEAD_DIMS, "documents")
         measurements["memory"] = each(memory.measure, memory.SEQLENS, "memory")
         measurements["speed"] = each(lambda problem: speed.measure(problem, here), problems.grid(), "speed")
         for table in report.tables(measurements):

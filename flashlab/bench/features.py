@@ -7,12 +7,11 @@ compiled, with the same block mask.
 import torch
 
 from flashlab import attention, block_mask, masks
+from flashlab.bench.problems import TOKENS, WIDTH
+from flashlab.bench.problems import PACKED as DOCUMENTS
 from flashlab.bench.timing import forward_and_backward
 
-TOKENS, WIDTH = 16384, 2048  # B·S and H·D
 SEQLEN = 4096
-HEAD_DIMS = (64, 128)
-DOCUMENTS = (3000, 1000, 5000, 384, 2000, 3000, 2000)  # lengths, 16384 tokens in all
 
 
 def tensors(seqlen, head_dim):

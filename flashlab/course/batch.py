@@ -36,7 +36,13 @@ def submissions(path, unpacked):
     found = sorted(p for p in path.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts and "__MACOSX" not in p.parts)
     if not found:
         raise ValueError(f"there is no notebook in {path}. Give an exercise notebook, a folder of them, or a zip.")
-    return {"-".join(p.relative_to(path).with_suffix("").parts): p for p in found}
+    named = {}
+    for notebook in found:
+        name = "-".join(notebook.relative_to(path).with_suffix("").parts)
+        while name in named:  # a/b.ipynb and a-b.ipynb: neither may take the other's place
+            name += "_"
+        named[name] = notebook
+    return named
 
 
 def grade_all(found, folder, seed=0, workers=None, seconds=SECONDS_PER_CELL):

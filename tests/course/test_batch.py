@@ -97,6 +97,13 @@ def test_a_zip_is_unpacked_and_stays_within_its_folder(tmp_path):
     assert not (tmp_path.parent / "outside").exists()
 
 
+def test_names_that_would_be_one_stay_two(tmp_path):
+    for path in (tmp_path / "a" / NAME, tmp_path / f"a-{NAME}"):
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "exercises" / NAME, path)
+    assert len(batch.submissions(tmp_path, None)) == 2
+
+
 def test_what_holds_no_notebook_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no notebook in"):
         batch.submissions(tmp_path, None)

@@ -7,8 +7,8 @@ compiled, with the same block mask.
 import torch
 
 from flashlab import attention, block_mask, masks
-from flashlab.bench.problems import TOKENS, WIDTH
 from flashlab.bench.problems import PACKED as DOCUMENTS
+from flashlab.bench.problems import TOKENS, WIDTH
 from flashlab.bench.timing import forward_and_backward
 
 SEQLEN = 4096

@@ -1,7 +1,8 @@
 """Launches a learner's Triton kernel between guards, and counts what it loads and stores.
 
 Inputs lie between bands of NaN: whoever reads past an end gets NaN into the result. Outputs lie between bands of a number that nobody
-computes: whoever writes past an end leaves a trace. In the interpreter every load and store is counted as well.
+computes: whoever writes past an end leaves a trace. In the interpreter every load and store is counted as well, and those that reach even
+past the bands never touch memory: there a wild load gives NaN too, and a wild store is not done, and told.
 """
 
 import contextlib
@@ -47,15 +48,15 @@ def launch(kernel, grid, inputs, shapes, *numbers, **constants):
     if "raise NotImplementedError" in _source(kernel):
         raise NotImplementedError
     device = "cuda" if torch.cuda.is_available() and not _is_interpreted(kernel) else "cpu"
-    tensors = [_between(torch.from_numpy(x).to(device), torch.nan)[1] for x in inputs]
+    bands, tensors = zip(*(_between(torch.from_numpy(x).to(device), torch.nan) for x in inputs), strict=True)
     buffers, outs = zip(*(_between(torch.full(shape, torch.nan, device=device), SENTINEL) for shape in shapes), strict=True)
-    with _counted() as counts:
+    with _watched((*bands, *buffers)) as seen:
         kernel[grid](*tensors, *outs, *numbers, **constants)
     results = tuple(out.cpu().numpy().copy() for out in outs)
     for out in outs:
         out.fill_(SENTINEL)
-    outside = any(bool((buffer != SENTINEL).any()) for buffer in buffers)
-    return Launched(results, outside, *(counts if device == "cpu" else (None, None)))
+    outside = seen.wild_stores > 0 or any(bool((buffer != SENTINEL).any()) for buffer in buffers)
+    return Launched(results, outside, *((seen.loaded, seen.stored) if device == "cpu" else (None, None)))
 
 
 def compare_launched(answer, names, wanted, tolerance, loaded, stored):
@@ -102,30 +103,60 @@ def _is_interpreted(kernel):
     return "Interpreted" in type(getattr(kernel, "kernel", kernel)).__name__
 
 
+class _Seen:
+    """What the interpreter's loads and stores did."""
+
+    def __init__(self, buffers):
+        self.ranges = [(buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes) for buffer in buffers]
+        self.loaded = self.stored = self.wild_stores = 0
+
+    def is_ours(self, pointers):
+        """Which of the addresses lie in a buffer of this launch."""
+        size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+        addresses = pointers.data.astype(np.int64)
+        return np.logical_or.reduce([(begin <= addresses) & (addresses <= end - size) for begin, end in self.ranges])
+
+
 @contextlib.contextmanager
-def _counted():
-    """[numbers loaded, numbers stored] while Triton's interpreter runs."""
+def _watched(buffers):
+    """What is `_Seen` while Triton's interpreter runs. No load and no store leaves these buffers."""
     from triton.runtime import interpreter
 
-    builder, counts = interpreter.interpreter_builder, [0, 0]
-    load, store = builder.create_masked_load, builder.create_masked_store
+    builder, seen = interpreter.interpreter_builder, _Seen(buffers)
+    load, store, add = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
 
-    def counted_load(pointers, mask, other, *rest, **named):
-        counts[0] += int(np.count_nonzero(mask.data))
+    def only(mask, where):
+        return interpreter.TensorHandle(mask.data & where, mask.dtype)
+
+    def watched_load(pointers, mask, other, *rest, **named):
+        seen.loaded += int(np.count_nonzero(mask.data))
+        kind, ours = pointers.get_element_ty(), seen.is_ours(pointers)
+        nothing = np.zeros(pointers.data.shape, interpreter._get_np_dtype(kind))
+        if nothing.dtype.kind == "f":
+            nothing[:] = np.nan
         if other is None:  # then Triton promises nothing: the interpreter would give 0, and this gives NaN
-            kind = pointers.get_element_ty()
-            values = np.zeros(pointers.data.shape, interpreter._get_np_dtype(kind))
-            if values.dtype.kind == "f":
-                values[:] = np.nan
-            other = interpreter.TensorHandle(values, kind)
-        return load(pointers, mask, other, *rest, **named)
+            other = interpreter.TensorHandle(nothing, kind)
+        values = load(pointers, only(mask, ours), other, *rest, **named)
+        values.data = np.where(mask.data & ~ours, nothing, values.data)
+        return values
 
-    def counted_store(pointers, value, mask, *rest, **named):
-        counts[1] += int(np.count_nonzero(mask.data))
-        return store(pointers, value, mask, *rest, **named)
+    def watched_store(pointers, value, mask, *rest, **named):
+        ours = seen.is_ours(pointers)
+        seen.stored += int(np.count_nonzero(mask.data))
+        seen.wild_stores += int(np.count_nonzero(mask.data & ~ours))
+        return store(pointers, value, only(mask, ours), *rest, **named)
 
-    builder.create_masked_load, builder.create_masked_store = counted_load, counted_store
+    def watched_atomic(operation, pointers, value, mask, *rest, **named):
+        ours = seen.is_ours(pointers)
+        seen.loaded += int(np.count_nonzero(mask.data))
+        seen.stored += int(np.count_nonzero(mask.data))
+        seen.wild_stores += int(np.count_nonzero(mask.data & ~ours))
+        return add(operation, pointers, value, only(mask, ours), *rest, **named)
+
+    watched = dict(create_masked_load=watched_load, create_masked_store=watched_store, create_atomic_rmw=watched_atomic)
+    vars(builder).update(watched)
     try:
-        yield counts
+        yield seen
     finally:
-        del builder.create_masked_load, builder.create_masked_store
+        for name in watched:
+            delattr(builder, name)

@@ -1,0 +1,43 @@
+"""Launches between guards: wherever a learner's kernel loads or stores, the judge survives it and can tell."""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from flashlab.course.checks.guarded import Variant
+from flashlab.course.grading import judge, tasks
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="addresses are watched by the interpreter alone")
+FAR = 2**40  # numbers: no address there belongs to this process
+
+
+@triton.jit
+def axpy(X, Y, Out, a, n, BLOCK: tl.constexpr, LOAD: tl.constexpr, STORE: tl.constexpr, ADD: tl.constexpr):
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = offsets < n
+    out = a * tl.load(X + LOAD + offsets, mask=inside) + tl.load(Y + offsets, mask=inside)
+    tl.store(Out + offsets, out, mask=inside)
+    if STORE:
+        tl.store(Out + STORE + offsets, out, mask=inside)
+    if ADD:
+        tl.atomic_add(Out + ADD + offsets, out, mask=inside)
+
+
+def judged(LOAD=0, STORE=0, ADD=0):
+    return judge(tasks("06")["6.1"], Variant(axpy, LOAD=LOAD, STORE=STORE, ADD=ADD))
+
+
+def test_at_home_it_passes():
+    assert judged().status == "passed"
+
+
+@pytest.mark.parametrize("where", [FAR, -FAR, 4096 + 300])
+def test_a_wild_load_is_nan(where):
+    assert "Out is NaN" in judged(LOAD=where).difference
+
+
+@pytest.mark.parametrize("how", ["STORE", "ADD"])
+@pytest.mark.parametrize("where", [FAR, -FAR, 4096 + 300, -300])
+def test_a_wild_store_is_told(how, where):
+    assert "something was written beside" in judged(**{how: where}).difference

@@ -1,8 +1,9 @@
 """Launches a learner's Triton kernel between guards, and counts what it loads and stores.
 
 Inputs lie between bands of NaN: whoever reads past an end gets NaN into the result. Outputs lie between bands of a number that nobody
-computes: whoever writes past an end leaves a trace. In the interpreter every load and store is counted as well, and those that reach even
-past the bands never touch memory: there a wild load gives NaN too, and a wild store is not done, and told.
+computes: whoever writes past an end leaves a trace, as does who writes into an input. In the interpreter every load and store is counted
+as well, and those that reach even past the bands never touch memory: there a wild load gives NaN too, and a wild store is not done, and
+told.
 """
 
 import contextlib
@@ -50,12 +51,14 @@ def launch(kernel, grid, inputs, shapes, *numbers, **constants):
     device = "cuda" if torch.cuda.is_available() and not _is_interpreted(kernel) else "cpu"
     bands, tensors = zip(*(_between(torch.from_numpy(x).to(device), torch.nan) for x in inputs), strict=True)
     buffers, outs = zip(*(_between(torch.full(shape, torch.nan, device=device), SENTINEL) for shape in shapes), strict=True)
-    with _watched((*bands, *buffers)) as seen:
+    before = [band.clone() for band in bands]
+    with _watched(bands, buffers) as seen:
         kernel[grid](*tensors, *outs, *numbers, **constants)
     results = tuple(out.cpu().numpy().copy() for out in outs)
     for out in outs:
         out.fill_(SENTINEL)
-    outside = seen.wild_stores > 0 or any(bool((buffer != SENTINEL).any()) for buffer in buffers)
+    spoiled = any(not torch.equal(band.view(torch.int32), was.view(torch.int32)) for band, was in zip(bands, before, strict=True))
+    outside = seen.wild_stores > 0 or spoiled or any(bool((buffer != SENTINEL).any()) for buffer in buffers)
     return Launched(results, outside, *((seen.loaded, seen.stored) if device == "cpu" else (None, None)))
 
 
@@ -106,23 +109,24 @@ def _is_interpreted(kernel):
 class _Seen:
     """What the interpreter's loads and stores did."""
 
-    def __init__(self, buffers):
-        self.ranges = [(buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes) for buffer in buffers]
+    def __init__(self):
         self.loaded = self.stored = self.wild_stores = 0
 
-    def is_ours(self, pointers):
-        """Which of the addresses lie in a buffer of this launch."""
-        size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
-        addresses = pointers.data.astype(np.int64)
-        return np.logical_or.reduce([(begin <= addresses) & (addresses <= end - size) for begin, end in self.ranges])
+
+def _within(pointers, buffers):
+    """Which of the addresses lie in one of the buffers."""
+    size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+    addresses = pointers.data.astype(np.int64)
+    ranges = [(buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes) for buffer in buffers]
+    return np.logical_or.reduce([(begin <= addresses) & (addresses <= end - size) for begin, end in ranges])
 
 
 @contextlib.contextmanager
-def _watched(buffers):
-    """What is `_Seen` while Triton's interpreter runs. No load and no store leaves these buffers."""
+def _watched(inputs, outputs):
+    """What is `_Seen` while Triton's interpreter runs. No load leaves these buffers, and no store those of the outputs."""
     from triton.runtime import interpreter
 
-    builder, seen = interpreter.interpreter_builder, _Seen(buffers)
+    builder, seen = interpreter.interpreter_builder, _Seen()
     load, store, add = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
 
     def only(mask, where):
@@ -130,7 +134,7 @@ def _watched(buffers):
 
     def watched_load(pointers, mask, other, *rest, **named):
         seen.loaded += int(np.count_nonzero(mask.data))
-        kind, ours = pointers.get_element_ty(), seen.is_ours(pointers)
+        kind, ours = pointers.get_element_ty(), _within(pointers, (*inputs, *outputs))
         nothing = np.zeros(pointers.data.shape, interpreter._get_np_dtype(kind))
         if nothing.dtype.kind == "f":
             nothing[:] = np.nan
@@ -141,13 +145,13 @@ def _watched(buffers):
         return values
 
     def watched_store(pointers, value, mask, *rest, **named):
-        ours = seen.is_ours(pointers)
+        ours = _within(pointers, outputs)
         seen.stored += int(np.count_nonzero(mask.data))
         seen.wild_stores += int(np.count_nonzero(mask.data & ~ours))
         return store(pointers, value, only(mask, ours), *rest, **named)
 
     def watched_atomic(operation, pointers, value, mask, *rest, **named):
-        ours = seen.is_ours(pointers)
+        ours = _within(pointers, outputs)
         seen.loaded += int(np.count_nonzero(mask.data))
         seen.stored += int(np.count_nonzero(mask.data))
         seen.wild_stores += int(np.count_nonzero(mask.data & ~ours))

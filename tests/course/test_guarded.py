@@ -4,7 +4,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import interpreter
 
+from flashlab.course.checks import guarded
 from flashlab.course.checks.guarded import Variant
 from flashlab.course.grading import judge, tasks
 
@@ -41,3 +43,12 @@ def test_a_wild_load_is_nan(where):
 @pytest.mark.parametrize("where", [FAR, -FAR, 4096 + 300, -300])
 def test_a_wild_store_is_told(how, where):
     assert "something was written beside" in judged(**{how: where}).difference
+
+
+def test_where_triton_looks_otherwise_inside_the_bands_remain(monkeypatch):
+    monkeypatch.setattr(interpreter, "interpreter_builder", object())
+    assert guarded._inside_of_triton() is None
+    monkeypatch.undo()
+    monkeypatch.setattr(guarded, "_inside_of_triton", lambda: None)
+    assert judged().status == "passed"
+    assert "something was written beside" in judged(STORE=-300).difference

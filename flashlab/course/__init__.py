@@ -9,7 +9,9 @@ __all__ = ["check", "setup"]
 
 
 def check(task, attempt):
-    """Judge one attempt at a task such as "3.1": points, what failed, and the likely mistake by name."""
-    from flashlab.course.grading import check as run  # grading is needed by exercises alone
+    """Judge one attempt at a task such as "3.1": points, what failed, and the likely mistake by name. The best result is remembered."""
+    from flashlab.course import grading, progress  # needed by exercises alone
 
-    return run(task, attempt)
+    result = grading.check(task, attempt)
+    progress.record(result)
+    return result

@@ -16,7 +16,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Colab's newest image, November 2026. A runtime with a GPU; without one there is no triton, and the newest may be installed.
 COLAB = {
     "numpy": "2.1.3", "torch": "2.11.0", "triton": "3.6.0", "ipywidgets": "7.7.1", "matplotlib": "3.10.0", "nbclient": "0.10.2",
-    "nbformat": "5.10.4", "rich": "13.9.4", "tqdm": "4.67.1", "typer": "0.20.0",
+    "nbformat": "5.10.4", "rich": "13.9.4", "tqdm": "4.67.1", "typer": "0.20.0", "filelock": "3.29.0", "jinja2": "3.1.6",
+    "platformdirs": "4.10.0", "psutil": "5.9.5",
 }  # fmt: skip
 
 

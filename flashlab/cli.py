@@ -1,4 +1,4 @@
-"""The command line: `flashlab doctor`, `grade`, `bench` and `tune`."""
+"""The command line: `flashlab doctor`, `grade`, `autograder`, `progress`, `bench` and `tune`."""
 
 import sys
 
@@ -39,32 +39,79 @@ def _app():
     def grade(
         path: str = typer.Argument(help="An exercise notebook such as exercises/03_online_softmax.ipynb, a folder of them, or a zip."),
         out: str = typer.Option("grades", help="Folder for the reports."),
-        seed: int = typer.Option(0, help="Cases are drawn from this seed."),
-        seconds: int = typer.Option(120, min=1, help="How long a cell of a submission may run."),
+        seed: int = typer.Option(0, help="Cases are drawn from this seed. Keep it secret, and nobody can have prepared for them."),
+        cases: str = typer.Option(None, help="A Python file with more cases: def cases_3_1(rng): return [Case(…), …]."),
+        seconds: int = typer.Option(60, min=1, help="How long a cell of a submission may run."),
         workers: int = typer.Option(None, min=1, help="How many are graded at a time; as many as there are cores when not given."),
+        gradescope: str = typer.Option(None, help="Also write Gradescope's results.json to this path."),
+        classroom: str = typer.Option(None, help="Also write what GitHub Classroom's reporter reads to this path."),
     ):
         """Run exercise notebooks, each in its own process, judge their tasks and write the reports. Submissions are only read."""
+        import json
         import tempfile
 
         from rich.progress import track
 
-        from flashlab.course import batch
+        from flashlab.course import batch, extra_cases, reports
 
         with tempfile.TemporaryDirectory() as unpacked:
             try:
                 found = batch.submissions(path, unpacked)
+                if cases:
+                    extra_cases.examine(cases)
             except ValueError as error:
-                raise typer.BadParameter(str(error), param_hint="PATH") from error
-            graded = batch.grade_all(found, out, seed, workers, seconds)
+                raise typer.BadParameter(str(error), param_hint="PATH or --cases") from error
+            graded = batch.grade_all(found, out, seed, workers, seconds, cases)
             grades = dict(track(graded, "grading", total=len(found), console=console))
         if len(grades) == 1:
             _show_tasks(*grades.values(), console)
-            written = [f"{out}/{name}.{kind}" for name in grades for kind in ("json", "md")]
+            written = [f"{out}/{name}.{kind}" for name in grades for kind in ("json", "md", "html")]
         else:
             _show_grades(grades, console)
-            written = batch.write_summary(grades, out)
+            written = reports.write_summary(grades, out)
+        for target, told in ((gradescope, reports.as_gradescope), (classroom, reports.as_classroom)):
+            if target:
+                written = (*written, reports.write_whole(target, json.dumps(told(grades), indent=1) + "\n"))
         for path in written:
             console.print(f"written: {path}", highlight=False)
+
+    @app.command()
+    def autograder(
+        lesson: list[str] = typer.Argument(help="The exercises that students hand in, such as 03."),
+        out: str = typer.Option("autograder.zip", help="Where to write the zip."),
+        seed: int = typer.Option(0, help="Cases are drawn from this seed."),
+        cases: str = typer.Option(None, help="A Python file with more cases, as for `flashlab grade`."),
+    ):
+        """Write the zip that Gradescope asks for: it installs flashlab and grades what a student hands in."""
+        from flashlab.course import autograder as gradescope
+
+        try:
+            written = gradescope.write(lesson, out, seed, cases)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        console.print(f"written: {written}", highlight=False)
+
+    @app.command()
+    def progress(
+        restore: str = typer.Option(None, help="Add what a progress.json from another machine knows."),
+        picture: str = typer.Option(None, help="Also draw it into this file, such as progress.png."),
+    ):
+        """Show which tasks of the exercises are done, and what each earned. It is kept on this machine alone."""
+        from flashlab.course import progress as kept
+
+        try:
+            if restore:
+                kept.restore(restore)
+            known = kept.read()
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--restore" if restore else "progress") from error
+        _show_progress(kept.by_lesson(known), console)
+        if picture:
+            from flashlab.course.figures import progress as figure
+
+            figure.draw(kept.by_lesson(known)).savefig(picture, dpi=110)
+            console.print(f"written: {picture}", highlight=False)
+        console.print(f"kept in {kept.path()}", highlight=False)
 
     @app.command()
     def tune(
@@ -160,7 +207,7 @@ def _show_tasks(grade, console):
         table.add_row(row.number, row.title, f"[{color[row.status]}]{row.status}", f"{row.points} / {row.out_of}", row.mistake)
     console.print(table)
     if grade.trouble:
-        console.print(f"[red]The notebook did not run to its end: {grade.trouble}")
+        console.print(f"[red]trouble: {grade.trouble}", highlight=False)
 
 
 def _show_grades(grades, console):
@@ -171,6 +218,19 @@ def _show_grades(grades, console):
     for name, grade in sorted(grades.items()):
         skipped = sum(result.status == "not attempted" for result in grade.results)
         table.add_row(name, grade.lesson, f"{grade.points} / {grade.out_of}", str(skipped or ""), grade.trouble)
+    console.print(table)
+
+
+def _show_progress(lessons, console):
+    """A line for each exercise: a mark for each task, and its points as a bar."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    marks = {"passed": "[blue]●[/]", "failed": "[red]◐[/]", "not attempted": "[dim]○[/]"}
+    table = Table("lesson", "tasks", "points", "", title="● done   ◐ begun   ○ not attempted")
+    for lesson, tasks in lessons.items():
+        points, out_of = sum(task.points for task in tasks), sum(task.out_of for task in tasks)
+        table.add_row(lesson, " ".join(marks[task.status] for task in tasks), f"{points} / {out_of}", ProgressBar(out_of, points, width=20))
     console.print(table)
 
 

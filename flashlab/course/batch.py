@@ -4,20 +4,17 @@ A submission that cannot be read, or that breaks, is reported with its reason, a
 only what is new or has changed is graded.
 """
 
-import csv
 import hashlib
-import io
 import json
-import multiprocessing
 import os
 import zipfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from xml.etree import ElementTree
 
 import flashlab
-from flashlab.course.checks.task import NOT_ATTEMPTED, PASSED, Result
-from flashlab.course.submission import SECONDS_PER_CELL, Grade, grade_notebook, write_report, write_whole
+from flashlab.course.checks.task import Result
+from flashlab.course.reports import write_report
+from flashlab.course.submission import SECONDS_PER_CELL, Grade, grade_notebook
 
 MOST_UNPACKED = 2**30  # bytes of a zip
 
@@ -45,58 +42,55 @@ def submissions(path, unpacked):
     return named
 
 
-def grade_all(found, folder, seed=0, workers=None, seconds=SECONDS_PER_CELL):
+def grade_all(found, folder, seed=0, workers=None, seconds=SECONDS_PER_CELL, cases=None):
     """Yield (name, Grade) as they are done, for {name: path}, and write each one's report into `folder` at once."""
-    folder, waiting = Path(folder), {}
+    grades, waiting = {}, {}
+    same = dict(seed=seed, cases=_sha256(cases), flashlab=flashlab.__version__)
+    known = {name: same | dict(sha256=_sha256(path)) for name, path in found.items()}
     for name, path in found.items():
-        kept = _kept(folder / f"{name}.json", path, seed)
+        kept = _kept(Path(folder) / f"{name}.json", known[name])
         if kept:
             yield name, kept
         else:
             waiting[name] = path
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_grade, path, seed, seconds): name for name, path in waiting.items()}
-        for future in as_completed(futures):
-            name = futures[future]
-            grade = _named(future.result(), name)
-            write_report(grade, folder, **_circumstances(waiting[name], seed))
-            yield name, grade
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # each thread waits for a process of its own
+        futures = {pool.submit(_grade, path, name, seed, seconds, cases): name for name, path in waiting.items()}
+        try:
+            for future in as_completed(futures):
+                name = futures[future]
+                grades[name] = future.result()
+                write_report(grades[name], folder, **known[name])
+                yield name, grades[name]
+        finally:
+            pool.shutdown(cancel_futures=True)
+    for name, grade in grades.items():  # once more: a submission that was graded later may have written into this folder
+        write_report(grade, folder, **known[name])
 
 
-def write_summary(grades, folder):
-    """Write grades.csv, a row for each submission, and grades.xml, JUnit's format, for {name: Grade}; returns their paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_whole(folder / "grades.csv", _as_csv(grades)), write_whole(folder / "grades.xml", _as_junit(grades))
-
-
-def _grade(path, seed, seconds):
+def _grade(path, name, seed, seconds, cases):
     """The Grade of one notebook, whatever happens."""
     try:
-        return grade_notebook(path, seed, seconds)
+        grade = grade_notebook(path, seed, seconds, cases)
+        return Grade(name, grade.lesson, grade.results, grade.trouble)
     except ValueError as error:  # not a notebook, or of no lesson
-        return Grade(Path(path).name, "", (), str(error))
+        return Grade(name, "", (), str(error))
     except Exception as error:
-        return Grade(Path(path).name, "", (), f"it could not be graded: {type(error).__name__}: {error}")
+        return Grade(name, "", (), f"it could not be graded: {type(error).__name__}: {error}")
 
 
-def _named(grade, name):
-    return Grade(name, grade.lesson, grade.results, grade.trouble)
-
-
-def _kept(report, path, seed):
-    """The Grade of an earlier run, if this very notebook was graded then, with this seed, by this flashlab."""
+def _kept(report, known):
+    """The Grade of an earlier run, if this very notebook was graded then, with this seed and these cases, by this flashlab."""
     try:
-        known = json.loads(report.read_text(encoding="utf-8"))
-        if any(known[name] != value for name, value in _circumstances(path, seed).items()):
+        told = json.loads(report.read_text(encoding="utf-8"))
+        if any(told[name] != value for name, value in known.items()):
             return None
-        return Grade(known["submission"], known["lesson"], tuple(Result(**result) for result in known["results"]), known["trouble"])
+        return Grade(told["submission"], told["lesson"], tuple(map(Result.from_dict, told["results"])), told["trouble"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _circumstances(path, seed):
-    return dict(seed=seed, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(), flashlab=flashlab.__version__)
+def _sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def _unpack(archive, folder):
@@ -111,31 +105,3 @@ def _unpack(archive, folder):
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{archive} is not a zip that can be read ({error}).") from error
     return folder
-
-
-def _as_csv(grades):
-    numbers = sorted({result.number for grade in grades.values() for result in grade.results}, key=lambda n: [int(x) for x in n.split(".")])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["submission", "lesson", "points", "out of", *numbers, "trouble"])
-    for name, grade in sorted(grades.items()):
-        points = {result.number: result.points for result in grade.results}
-        writer.writerow([name, grade.lesson, grade.points, grade.out_of, *(points.get(n, "") for n in numbers), grade.trouble])
-    return text.getvalue()
-
-
-def _as_junit(grades):
-    suites = ElementTree.Element("testsuites")
-    for name, grade in sorted(grades.items()):
-        suite = ElementTree.SubElement(suites, "testsuite", name=name, tests=str(len(grade.results)))
-        for result in grade.results:
-            case = ElementTree.SubElement(suite, "testcase", classname=name, name=f"{result.number} {result.title}")
-            if result.status == NOT_ATTEMPTED:
-                ElementTree.SubElement(case, "skipped")
-            elif result.status != PASSED:
-                ElementTree.SubElement(case, "failure", message=result.mistake or result.difference).text = str(result)
-        if grade.trouble:
-            case = ElementTree.SubElement(suite, "testcase", classname=name, name="the notebook runs")
-            ElementTree.SubElement(case, "error", message=grade.trouble)
-    ElementTree.indent(suites)
-    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"

@@ -30,12 +30,12 @@ def check(number, attempt, seed=0):
     return judge(known[number], attempt, seed)
 
 
-def judge_namespace(lesson, namespace, seed=0):
-    """The results of every task of a lesson, for the functions that a notebook has defined."""
-    return [
-        judge(task, namespace[task.function], seed) if task.function in namespace else _not_attempted(task)
-        for task in tasks(lesson).values()
-    ]
+def judge_namespace(task, namespace, seed=0):
+    """The `Result` of the function that a notebook has defined for a task."""
+    if task.function in namespace:
+        return judge(task, namespace[task.function], seed)
+    question = "is its cell there, does it run without an error, and has the function kept its name?"
+    return _failed(task, 0, "", f"the notebook defines no {task.function}: {question}")
 
 
 def judge(task: Task, attempt, seed=0):

@@ -10,7 +10,8 @@ import pytest
 
 from flashlab.course import check
 from flashlab.course.grading import judge, tasks
-from flashlab.course.submission import grade_notebook, write_report
+from flashlab.course.reports import write_report
+from flashlab.course.submission import grade_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "03_online_softmax.ipynb"
@@ -143,7 +144,7 @@ def test_grade_gives_the_untouched_stub_zero_as_not_attempted(tmp_path):
     report = (tmp_path / "03_online_softmax.md").read_text(encoding="utf-8")
     assert "0 / 100 points" in report and report.count("not attempted |") == 4
     assert (ROOT / "exercises" / NAME).read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["03_online_softmax.json", "03_online_softmax.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"03_online_softmax.{kind}" for kind in ("html", "json", "md")]
 
 
 def test_grade_names_the_mistakes_in_a_whole_notebook_and_survives_a_broken_cell(tmp_path):

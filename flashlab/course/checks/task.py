@@ -73,6 +73,11 @@ class Result:
     def as_dict(self):
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, told):
+        """The result that `as_dict` told, also when it has been JSON since."""
+        return cls(**told | {"heat": tuple(map(tuple, told["heat"]))})
+
     def _repr_mimebundle_(self, include=None, exclude=None):
         color = {PASSED: "#0072B2", FAILED: "#D55E00", NOT_ATTEMPTED: "#6E7781"}[self.status]
         style = f"border-left: 4px solid {color}; padding: 0.4em 0.8em; white-space: pre-wrap; line-height: 1.45"

@@ -53,6 +53,7 @@ def _app():
         from rich.progress import track
 
         from flashlab.course import batch, extra_cases, reports
+        from flashlab.files import write_whole
 
         with tempfile.TemporaryDirectory() as unpacked:
             try:
@@ -71,7 +72,7 @@ def _app():
             written = reports.write_summary(grades, out)
         for target, told in ((gradescope, reports.as_gradescope), (classroom, reports.as_classroom)):
             if target:
-                written = (*written, reports.write_whole(target, json.dumps(told(grades), indent=1) + "\n"))
+                written = (*written, write_whole(target, json.dumps(told(grades), indent=1) + "\n"))
         for path in written:
             console.print(f"written: {path}", highlight=False)
 

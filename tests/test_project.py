@@ -97,7 +97,7 @@ def test_the_repository_is_named_in_one_place():
         assert address.removeprefix("https://") not in path.read_text(), f"{path}: take it from pyproject.toml"
 
 
-@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "TEACHING.md"])
 def test_links_of_the_documents_lead_somewhere(name):
     for target in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", (ROOT / name).read_text()):
         assert (ROOT / target.split("#")[0]).exists(), target

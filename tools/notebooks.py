@@ -12,7 +12,6 @@ Three kinds of cell are written, never typed. Their metadata says which:
 import ast
 import importlib.util
 import os
-import tempfile
 import tomllib
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import typer
 from nbclient import NotebookClient
 
 from flashlab.course.submission import QUIET_KERNEL
+from flashlab.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = ROOT / "notebooks"
@@ -106,11 +106,7 @@ def run(notebook):
 
 
 def save(notebook, path):
-    """Write beside, then rename: a notebook is never half written."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        nbformat.write(notebook, file)
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, path)
+    write_whole(path, nbformat.writes(notebook) + "\n")
 
 
 def chosen(names):

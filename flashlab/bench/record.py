@@ -1,17 +1,16 @@
 """Records: what was measured, on which machine, with which versions, by which command."""
 
 import json
-import os
 import platform
 import re
 import subprocess
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 import flashlab
+from flashlab.files import write_whole
 
 
 def machine():
@@ -32,8 +31,6 @@ def machine():
 
 def write(measurements, folder, command, commit=None):
     """Write one JSON for this machine into `folder`, whole or not at all; returns its path."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     about = machine()
     record = {
         "machine": about,
@@ -42,12 +39,8 @@ def write(measurements, folder, command, commit=None):
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         **measurements,
     }
-    path = folder / f"{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.json"
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        json.dump(record, file, indent=1)
-        file.write("\n")
-    os.replace(file.name, path)
-    return path
+    path = Path(folder) / f"{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.json"
+    return write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def _output(*command):

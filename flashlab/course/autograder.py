@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flashlab.course import extra_cases
 from flashlab.course.grading import LESSONS
-from flashlab.course.reports import write_whole
+from flashlab.files import write_whole
 
 SETUP = """\
 #!/usr/bin/env bash

@@ -16,7 +16,7 @@ import platformdirs
 
 from flashlab.course import grading
 from flashlab.course.checks.task import FAILED, NOT_ATTEMPTED, PASSED
-from flashlab.course.reports import write_whole
+from flashlab.files import write_whole
 
 FORMAT = 1
 ORDER = (NOT_ATTEMPTED, FAILED, PASSED)

@@ -6,13 +6,12 @@ The JSON of a submission is described by report.schema.json.
 import csv
 import io
 import json
-import os
-import tempfile
 from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree
 
 from flashlab.course.checks.task import NOT_ATTEMPTED, PASSED
+from flashlab.files import write_whole
 
 
 def write_report(grade, folder, **circumstances):
@@ -135,13 +134,3 @@ def as_classroom(grades):
             for result in results
         ],
     }
-
-
-def write_whole(path, content):
-    """Write text or bytes beside, then rename: no half-written file is ever left. Returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("wb", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(content if isinstance(content, bytes) else content.encode())
-    os.replace(file.name, path)
-    return path

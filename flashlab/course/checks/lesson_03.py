@@ -164,6 +164,12 @@ CHUNK_MISTAKES = (
     ),
     Mistake("one maximum for all rows", "one maximum is taken over all rows; each row needs its own (axis=1).", 1, _chunk_variant(np.max)),
     Mistake("divided too early", "acc is divided by l already; the division waits until the end.", 2, _chunk_variant(normalise=True)),
+    Mistake(
+        "a column for each row",
+        "m and l have a second axis of length 1: each row has one maximum and one sum, so return them without keepdims.",
+        1,
+        lambda scores, values: tuple(x[:, None] if x.ndim == 1 else x for x in first_state(scores, values)),
+    ),
     Mistake("values not weighted", "acc sums the values themselves; weigh each by exp(score - m).", 2, _chunk_variant(weigh=False)),
 )
 UPDATE_MISTAKES = (
@@ -211,18 +217,19 @@ MERGE_MISTAKES = (
 PLANTED = ("no rescale", "only the first side rescaled", "factors swapped", "acc not rescaled")  # what the learner's test must catch
 
 
-def merge_test(same_maximum=False, against_whole=True):
+def merge_test(same_maximum=False, against_whole=True, parts=3, always_larger=False):
     """A test of merge: both groupings of three chunks agree, and agree with the whole row. Each option makes it weaker."""
 
     def test(merge):
         rng = np.random.default_rng(5)
-        chunks = [_chunk(rng, 2, keys, 3, around) for keys, around in ((1, 0), (2, 4), (4, 2))]
+        places = ((1, 0), (2, 40), (4, 80)) if always_larger else ((1, 0), (2, 4), (4, 2))
+        chunks = [_chunk(rng, 2, keys, 3, around) for keys, around in places]
         if same_maximum:
             for scores, _ in chunks:
                 scores[:, 0] = 9.0
         a, b, c = (first_state(*chunk) for chunk in chunks)
-        left, right = merge(merge(a, b), c), merge(a, merge(b, c))
-        return _close(left, right) and (not against_whole or _close(left, whole(*chunks)))
+        left, right = (state[:parts] for state in (merge(merge(a, b), c), merge(a, merge(b, c))))
+        return _close(left, right) and (not against_whole or _close(left, whole(*chunks)[:parts]))
 
     return test
 
@@ -247,6 +254,15 @@ TEST_MISTAKES = (
     Mistake(
         "associative is not enough", "a merge that never rescales is associative too: compare with the state of the whole row.", 1,
         merge_test(against_whole=False),
+    ),
+    Mistake(
+        "acc is not compared", "only m and l are compared: a state has three parts, and acc can be wrong alone.", 1, merge_test(parts=2),
+    ),
+    Mistake(
+        "the second side is always larger",
+        "in all its chunks the second state has the larger maximum, so the second side never needs a factor: try the other order too.",
+        2,
+        merge_test(always_larger=True),
     ),
 )  # fmt: skip
 

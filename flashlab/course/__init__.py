@@ -4,8 +4,9 @@ A lesson begins with `device = setup()`; an exercise ends each task with `check(
 """
 
 from flashlab.course.environment import setup
+from flashlab.course.example import example
 
-__all__ = ["check", "setup"]
+__all__ = ["check", "example", "setup"]
 
 
 def check(task, attempt):

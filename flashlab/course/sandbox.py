@@ -27,7 +27,7 @@ def enter(lesson):
     with contextlib.redirect_stdout(io.StringIO()):
         flashlab.course.setup()
     grading.tasks(lesson)  # all that judging needs is imported now, and cannot be replaced unseen
-    flashlab.course.check = lambda *_, **__: None  # judged once, afterwards
+    flashlab.course.check = flashlab.course.example = lambda *_, **__: None  # judged once, afterwards
     _limit()
     for place, names in _places():
         _before.update({(place, name): value for name, value in names.items()})

@@ -1,5 +1,6 @@
 """Examples in exercises: a line of the learner's own, and what comes of it; never an exception."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -13,15 +14,25 @@ from flashlab.course.grading import LESSONS, tasks
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def code_of(folder, lesson):
+    """The code cells of a notebook, without its set-up."""
+    [path] = (ROOT / folder).glob(f"{lesson}_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code" and "setup()" not in cell.source]
+
+
 def printed(folder, lesson, monkeypatch, capsys):
     """What the examples of a notebook print."""
     monkeypatch.setattr(flashlab.course, "check", lambda *_: None)
-    [path] = (ROOT / folder).glob(f"{lesson}_*.ipynb")
     shell = InteractiveShell()  # gives kernels a source that Triton finds
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and "setup()" not in cell.source:
-            assert shell.run_cell(cell.source, silent=True).success
+    for source in code_of(folder, lesson):
+        assert shell.run_cell(source, silent=True).success
     return capsys.readouterr().out
+
+
+def bare(lines):
+    """Numbers and names, whatever stands between them."""
+    return re.sub(r"[,\s]", "", "".join(lines))
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
@@ -33,6 +44,9 @@ def test_every_task_has_an_example_that_runs(lesson, monkeypatch, capsys):
     for task in tasks(lesson).values():
         assert f"\n{task.function}(" in f"\n{solved}" or f"\n{task.function}[" in f"\n{solved}"
         assert f"→ {task.function} is not written yet" in stub
+    promised = re.findall(r"# gives (.*)", "\n".join(code_of("exercises", lesson)))
+    given = [line.removeprefix("→ ") for line in solved.splitlines() if line.startswith(("→ ", " "))]
+    assert len(promised) == len(tasks(lesson)) and bare(promised) == bare(given)
     assert "Error" not in solved and "not written" not in solved and "nan" not in solved
 
 

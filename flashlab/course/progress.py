@@ -83,6 +83,9 @@ def restore(file):
 
 def download():
     """Save the file to your computer from Colab; elsewhere, say where it lies."""
+    if not path().exists():
+        print("there is no progress yet: it begins with the first check of a task that you have attempted")
+        return
     try:
         from google.colab import files
     except ImportError:

@@ -100,6 +100,14 @@ def test_the_command_shows_restores_and_draws(kept, tmp_path):
     assert "50 / 100" in run("--restore", str(tmp_path / "old.json")).stdout
 
 
+def test_without_progress_there_is_nothing_to_download(kept, capsys):
+    progress.download()
+    assert "there is no progress yet" in capsys.readouterr().out
+    progress.record(result())
+    progress.download()
+    assert str(kept) in capsys.readouterr().out
+
+
 def test_every_exercise_has_its_row():
     lessons = progress.by_lesson({})
     assert list(lessons) == [f"{n:02d}" for n in range(1, 11)]

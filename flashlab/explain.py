@@ -42,7 +42,7 @@ def explain(query, key, value, **options):
             "blockwise",
             f"query is on {query.device}: plain torch, tile by tile, O(S·D) memory; Triton kernels need CUDA tensors",
         )
-    tiles = _tiles(query, value, spec, extras) if path == "triton" else {}
+    tiles = _tiles(query, key, value, spec, extras) if path == "triton" else {}
     lse_bytes = query.shape[0] * query.shape[1] * query.shape[2] * (8 if query.element_size() == 8 else 4)
     return Explanation(
         path, reason, tuple(_features(query, key, value, spec, extras)), _visited(query, key, spec, extras), tiles, lse_bytes
@@ -65,13 +65,16 @@ def _on_turing(query, value):
     )
 
 
-def _tiles(query, value, spec, extras):
+def _tiles(query, key, value, spec, extras):
     from flashlab.kernels import configs
 
     names = ["forward", "dkdv", "dq"]
     if extras.attn_mask is not None and extras.attn_mask.requires_grad:
         names.append("mask_gradient")
-    chosen = {name: configs.choose(name, query, value, spec, extras) for name in names}
+    chosen = {}
+    for name in names:
+        described = configs.can_describe(name, (query, key, value), spec, extras)
+        chosen[name] = configs.choose(name, query, value, spec, extras, described)
     return {name: (c.BLOCK_M, c.BLOCK_N, c.num_warps, c.num_stages) for name, c in chosen.items()}
 
 

@@ -14,6 +14,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from flashlab.kernels import backward, configs, forward, mask_gradient, turing
 from flashlab.kernels import launch as launching
@@ -102,6 +103,8 @@ def _type(value, path, constexprs, attributes, constant=False):
     if constant or value is None or (isinstance(value, int) and not isinstance(value, bool) and value == 1):
         constexprs[path] = value
         return "constexpr"
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{TYPES[value.base.dtype]}{value.block_shape}>"
     if isinstance(value, torch.Tensor):
         attributes[path] = [["tt.divisibility", 16]]
         return f"*{TYPES[value.dtype]}"
@@ -158,12 +161,13 @@ def unwritten_registers(sass):
     return found
 
 
+SEQLEN = 512  # from here on Hopper's tiles come by descriptors
 HEAD_DIMS = (64, 128, 256)  # where `configs` changes its mind
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # Plain causal calls, dq where nothing is hidden (other tiles), and the gradient of a mask: kernels by name, None for all.
 EVERY_DAY = {"causal": None, "full": ("dq",), "mask": ("mask_gradient",)}
 # Head dims that tensor cores do not have, and value head dims in smaller tiles than the keys' or in larger ones.
-ODD_HEAD_DIMS = ((18, 2), (72, 18), (2, 40))
+ODD_HEAD_DIMS = ((18, 2), (72, 18), (2, 40), (72, 40))  # the last by descriptors
 
 
 def compile_table(target, everything=False):
@@ -175,15 +179,15 @@ def compile_table(target, everything=False):
         for head_dim in HEAD_DIMS:
             for variant, (spec, extras) in _variants(dtype).items():
                 if everything or variant in EVERY_DAY:
-                    query, key, value = (torch.empty(2, heads, 256, head_dim, dtype=dtype) for heads in (4, 2, 2))
+                    query, key, value = (torch.empty(2, heads, SEQLEN, head_dim, dtype=dtype) for heads in (4, 2, 2))
                     only = None if everything else EVERY_DAY[variant]
                     for compiled in compile_call(target, query, key, value, spec, extras, only):
                         yield dtype, head_dim, variant, compiled
 
 
 def _variants(dtype):
-    labels, lists = torch.zeros(1, 256, dtype=torch.int32), torch.zeros(1, 1, 4, 6, dtype=torch.int32)
-    mask, starts = torch.zeros(1, 1, 256, 256, dtype=dtype), torch.zeros(5, dtype=torch.int32)
+    labels, lists = torch.zeros(1, SEQLEN, dtype=torch.int32), torch.zeros(1, 1, SEQLEN // 64, 6, dtype=torch.int32)
+    mask, starts = torch.zeros(1, 1, SEQLEN, SEQLEN, dtype=dtype), torch.zeros(5, dtype=torch.int32)
     every = dict(softcap=3.0, dropout_p=0.1, window=(100, 0), bottom_right=True, bias_mod=nearer)
     documents_extras = Extras(query_labels=labels, key_labels=labels, row_blocks=lists, key_blocks=lists)
     return {
@@ -202,6 +206,6 @@ def _variants(dtype):
 def compile_odd_head_dims(target):
     """(head_dim, value_dim, Compiled) of causal calls in float16."""
     for head_dim, value_dim in ODD_HEAD_DIMS:
-        query, key, value = (torch.empty(1, 2, 119, size, dtype=torch.float16) for size in (head_dim, head_dim, value_dim))
+        query, key, value = (torch.empty(1, 2, 519, size, dtype=torch.float16) for size in (head_dim, head_dim, value_dim))
         for compiled in compile_call(target, query, key, value, Spec(0.1, True), Extras()):
             yield head_dim, value_dim, compiled

@@ -88,8 +88,10 @@ def _rows_of_a_tile(name, tensors):
         return fast_forward.FAST.BLOCK_M
     if name != "flashlab":
         return importlib.import_module(f"flashlab.course.steps.{'triton_forward' if name == 'triton_backward' else name}").BLOCK_M
-    query, _, value, _ = tensors
-    return configs.choose("forward", query, value, Spec(query.shape[-1] ** -0.5), NO_EXTRAS).BLOCK_M
+    query, key, value, _ = tensors
+    spec = Spec(query.shape[-1] ** -0.5)
+    described = configs.can_describe("forward", (key, value), spec, NO_EXTRAS)
+    return configs.choose("forward", query, value, spec, NO_EXTRAS, described).BLOCK_M
 
 
 def _works(rung, query, key, value, grad_out):

@@ -15,7 +15,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from flashlab.kernels import configs
 from flashlab.kernels.launch import Launch, Problem, planned
 from flashlab.kernels.shaping import capped_scores, dropped, place_of, random_keys, random_rows, shape_scores, through_softcap
-from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile, store_row, store_tile
+from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile, store_row, store_tile, walked_head
 from flashlab.kernels.walk import OWN_KEYS, OWN_ROWS, exists, list_of, owned_tile, position, walk_of_keys, walk_of_rows
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
@@ -43,6 +43,7 @@ def accumulate_dkdv(
     dk, dv, k, v, Q, GradOut, Lse, Delta, start_n, begin, end, blocks, at, features, random, scale, keep_scale, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Add what the query rows begin … end of the walk give to one tile of keys. Scores are transposed: keys down, queries across.
 
@@ -52,12 +53,12 @@ def accumulate_dkdv(
         start_m = position(blocks, place, BLOCK_M)
         i = start_m + tl.arange(0, BLOCK_M)[None, :]
         j = start_n + tl.arange(0, BLOCK_N)[:, None]
-        q = load_tile(Q, start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED)  # [BLOCK_M, BLOCK_D]
+        q = load_tile(Q, start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, MASKED, DESCRIBED)  # [BLOCK_M, BLOCK_D]
         lse = load_lse(Lse, start_m, at.seqlen_q, BLOCK_M, MASKED, MASKED or features.may_hide is not None)  # [BLOCK_M]
         capped = capped_scores(tl.dot(k, q.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_N, BLOCK_M]
         scores = shape_scores(capped, i, j, at, features, MASKED, MASK_MOD, BIAS_MOD)
         p = tl.exp2(scores - lse[None, :])  # [BLOCK_N, BLOCK_M]
-        do = load_tile(GradOut, start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, MASKED)  # [BLOCK_M, BLOCK_V]
+        do = load_tile(GradOut, start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, MASKED, DESCRIBED)  # [BLOCK_M, BLOCK_V]
         dp = tl.dot(v, do.T, input_precision=PRECISION)  # [BLOCK_N, BLOCK_M]
         rows = random_rows(i, at, features)
         delta = load_row(Delta, start_m, at.seqlen_q, 0.0, BLOCK_M, MASKED)  # [BLOCK_M]
@@ -75,6 +76,7 @@ def dkdv_kernel(
     OVERLAP: tl.constexpr, BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """One program owns BLOCK_N keys of one head and walks over every query row that sees them, of every head in the group."""
     if OVERLAP:
@@ -95,7 +97,8 @@ def dkdv_kernel(
     for member in range(GROUP):
         head = head_kv * GROUP + member
         at = place_of(batch, head, shape, packing, features, BOTTOM_RIGHT)
-        q_head, do_head = head_of(Q, batch, head, at.first_q), head_of(GradOut, batch, head, at.first_q)
+        q_head = walked_head(Q, batch, head, at.first_q, DESCRIBED)
+        do_head = walked_head(GradOut, batch, head, at.first_q, DESCRIBED)
         lse_head, delta_head = head_of(Lse, batch, head, at.first_q), head_of(Delta, batch, head, at.first_q)
         random = random_keys(start_n + tl.arange(0, BLOCK_N)[:, None], at, features)
         listed = None if blocks is None else list_of(blocks, start_n, at, OWN_KEYS)
@@ -105,7 +108,7 @@ def dkdv_kernel(
                 dk, dv = accumulate_dkdv(
                     dk, dv, k, v, q_head, do_head, lse_head, delta_head, start_n, bounds[stretch % 3], bounds[stretch % 3 + 1], listed,
                     at, features, random, scale, keep_scale, stretch % 3 != 1,
-                    HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
+                    HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION, DESCRIBED,
                 )  # fmt: skip
 
     store_tile(head_of(GradK, batch, head_kv, at.first_k), start_n, at.seqlen_k, dk * scale, HEAD_DIM, BLOCK_N, BLOCK_D)
@@ -135,14 +138,15 @@ def accumulate_dq(
     dq, q, do, lse, delta, K, V, start_m, begin, end, blocks, at, features, random, scale, keep_scale, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Add what the keys begin … end of the walk give to one tile of query rows."""
     for place in tl.range(begin, end, BLOCK_N):
         start_n = position(blocks, place, BLOCK_N)
         i = start_m + tl.arange(0, BLOCK_M)[:, None]
         j = start_n + tl.arange(0, BLOCK_N)[None, :]
-        k = load_tile(K, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
-        v = load_tile(V, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED)  # [BLOCK_N, BLOCK_V]
+        k = load_tile(K, start_n, at.seqlen_k, HEAD_DIM, BLOCK_N, BLOCK_D, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_D]
+        v = load_tile(V, start_n, at.seqlen_k, VALUE_DIM, BLOCK_N, BLOCK_V, MASKED, DESCRIBED)  # [BLOCK_N, BLOCK_V]
         ds = score_gradient(
             q, do, lse, delta, k, v, i, j, at, features, random, scale, keep_scale, MASKED, False, MASK_MOD, BIAS_MOD, FAST_TANH, PRECISION
         )  # [BLOCK_M, BLOCK_N]
@@ -164,6 +168,7 @@ def dq_kernel(
     OVERLAP: tl.constexpr, BOTTOM_RIGHT: tl.constexpr, SEQUENCES: tl.constexpr, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """One program owns BLOCK_M query rows of one head and walks over the keys they see, as the forward kernel does."""
     program = tl.num_programs(0) - 1 - tl.program_id(0)  # the last rows first: under a causal mask they see the most keys
@@ -174,7 +179,8 @@ def dq_kernel(
             end_after_dkdv(OVERLAP)
             return
 
-    K, V = head_of(K, batch, head // GROUP, at.first_k), head_of(V, batch, head // GROUP, at.first_k)
+    K = walked_head(K, batch, head // GROUP, at.first_k, DESCRIBED)
+    V = walked_head(V, batch, head // GROUP, at.first_k, DESCRIBED)
     q = load_tile(head_of(Q, batch, head, at.first_q), start_m, at.seqlen_q, HEAD_DIM, BLOCK_M, BLOCK_D, True)  # [BLOCK_M, BLOCK_D]
     do = load_tile(head_of(GradOut, batch, head, at.first_q), start_m, at.seqlen_q, VALUE_DIM, BLOCK_M, BLOCK_V, True)  # [BLOCK_M, BLOCK_V]
     lse = load_lse(head_of(Lse, batch, head, at.first_q), start_m, at.seqlen_q, BLOCK_M, True, True)  # [BLOCK_M]
@@ -189,7 +195,7 @@ def dq_kernel(
             dq = accumulate_dq(
                 dq, q, do, lse, delta, K, V, start_m, bounds[stretch], bounds[stretch + 1], blocks,
                 at, features, random, scale, keep_scale, stretch != 1,
-                HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION,
+                HEAD_DIM, VALUE_DIM, MASK_MOD, BIAS_MOD, FAST_TANH, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V, PRECISION, DESCRIBED,
             )  # fmt: skip
     store_tile(head_of(GradQ, batch, head, at.first_q), start_m, at.seqlen_q, dq * scale, HEAD_DIM, BLOCK_M, BLOCK_D)
     end_after_dkdv(OVERLAP)
@@ -221,12 +227,15 @@ def plan(query, key, value, grad_out, out, lse, grad_lse, spec, extras, tiles):
 
     overlap = configs.can_overlap(query)
 
-    def launch_of(name, kernel, tiles_of, heads, blocks, **options):
-        config = (tiles or {}).get(name) or configs.choose(name, query, value, spec, extras)
+    def launch_of(name, kernel, tiles_of, heads, blocks, walked, **options):
+        described = configs.can_describe(name, walked.values(), spec, extras)
+        config = (tiles or {}).get(name) or configs.choose(name, query, value, spec, extras, described)
         numbers = (p.shape, p.packing, blocks, p.features, spec.scale, 1 / (1 - spec.dropout_p))
-        constants = p.constants | config.launch_arguments(query, value) | dict(OVERLAP=overlap) | options
-        return Launch(kernel, tiles_of(config) * heads, numbers, constants, p.view)
+        constants = p.constants | config.launch_arguments(query, value) | dict(OVERLAP=overlap, DESCRIBED=described) | options
+        rows = config.BLOCK_M if kernel is dkdv_kernel else config.BLOCK_N
+        return Launch(kernel, tiles_of(config) * heads, numbers, constants, p.view, dict.fromkeys(walked, rows) if described else None)
 
-    to_dkdv = launch_of("dkdv", dkdv_kernel, p.key_tiles, p.heads_kv, p.key_blocks)
-    to_dq = launch_of("dq", dq_kernel, p.row_tiles, p.shape.heads, p.row_blocks, **(dict(launch_pdl=True) if overlap else {}))
+    queries, keys = {0: query, 3: grad_out}, {1: key, 2: value}  # what each walks over, by its place among the kernel's arguments
+    to_dkdv = launch_of("dkdv", dkdv_kernel, p.key_tiles, p.heads_kv, p.key_blocks, queries)
+    to_dq = launch_of("dq", dq_kernel, p.row_tiles, p.shape.heads, p.row_blocks, keys, **(dict(launch_pdl=True) if overlap else {}))
     return to_delta, to_dkdv, to_dq

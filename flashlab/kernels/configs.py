@@ -36,7 +36,7 @@ INTERPRETER = (0, 0)
 
 DELTA = Config(BLOCK_M=64, BLOCK_N=0, num_warps=4, num_stages=1)
 
-# Hopper data centre (227 KiB of shared memory): the best of a few tried on an H100.
+# Hopper data centre (227 KiB of shared memory): the best of a few tried on an H100; those by descriptors on an H200.
 HOPPER = {
     ("forward", 64): Config(64, 64, num_warps=4, num_stages=3),
     ("forward", 128): Config(64, 64, num_warps=4, num_stages=3),
@@ -62,6 +62,22 @@ HOPPER_MASK_ROW = {  # an attn_mask that is the same for all rows, as padding is
 HOPPER_MASK_MOD = {
     ("dkdv", 64): Config(64, 64, num_warps=4, num_stages=2),
     ("dq", 128): Config(64, 64, num_warps=4, num_stages=2),
+}
+# Tiles that the copy engine brings take no registers on their way (see `can_describe`), so more fits in.
+HOPPER_DESCRIBED = {
+    ("dkdv", 64): Config(128, 64, num_warps=4, num_stages=2),
+    ("dkdv", 128): Config(64, 64, num_warps=4, num_stages=2),
+}
+HOPPER_DESCRIBED_PLAIN = {  # no feature but the band of a causal mask or a window, and sinks
+    ("forward", 256): Config(128, 64, num_warps=8, num_stages=2),
+    ("dq", 64): Config(64, 64, num_warps=4, num_stages=3),
+    ("dq", 256): Config(128, 32, num_warps=8, num_stages=3),
+}
+HOPPER_DESCRIBED_FULL = {  # nor that band
+    ("forward", 64): Config(64, 128, num_warps=4, num_stages=2),
+}
+HOPPER_DESCRIBED_FULL_LONG = {  # and many keys
+    ("forward", 128): Config(128, 128, num_warps=8, num_stages=3),
 }
 HOPPER_FULL = {  # no mask and no feature at all
     ("dq", 64): Config(128, 64, num_warps=8, num_stages=3),
@@ -127,17 +143,20 @@ TURING_FLOAT32["dq", 256] = Config(8, 16, num_warps=4, num_stages=1)
 AMD = {**PORTABLE, ("forward", 256): Config(32, 32, num_warps=4, num_stages=1)}
 
 
-def choose(kernel, query, value, spec, extras):
-    """The Config of `kernel` ("forward", "delta", "dkdv", "dq" or "mask_gradient") for a call of this device, dtype and head dims."""
+def choose(kernel, query, value, spec, extras, described=False):
+    """The Config of `kernel` ("forward", "delta", "dkdv", "dq" or "mask_gradient") for a call of this device, dtype and head dims.
+
+    described: whether its tiles come by descriptors, see `can_describe`.
+    """
     if kernel == "delta":
         return DELTA
-    config = _choose(kernel, query, value, spec, extras)
+    config = _choose(kernel, query, value, spec, extras, described)
     if extras.row_blocks is not None and kernel in ("forward", "dq"):
         return _of_one_list(config)
     return config
 
 
-def _choose(kernel, query, value, spec, extras):
+def _choose(kernel, query, value, spec, extras, described):
     target, is_float32 = target_of(query), query.dtype == torch.float32
     head_dim = max(query.shape[-1], value.shape[-1])
     key = kernel, head_dim_class(head_dim)
@@ -154,18 +173,22 @@ def _choose(kernel, query, value, spec, extras):
     if is_float32:
         return FLOAT32[key]
     if target[0] == 9:
-        return _choose_on_hopper(key, value, spec, extras)
+        return _choose_on_hopper(key, value, spec, extras, described)
     return PORTABLE[key]
 
 
-def _choose_on_hopper(key, value, spec, extras):
+def _choose_on_hopper(key, value, spec, extras, described):
     mask, plain = extras.attn_mask, is_plain(spec, extras)
-    mask_is_row = mask is not None and 1 in mask.shape[2:]
+    mask_is_row, full = mask is not None and 1 in mask.shape[2:], plain and not is_banded(spec)
     for table, applies in (
         (HOPPER_MASK_TILE, mask is not None and not mask_is_row),
         (HOPPER_MASK_ROW, mask_is_row),
         (HOPPER_MASK_MOD, spec.mask_mod is not None),
-        (HOPPER_FULL, plain and not is_banded(spec)),
+        (HOPPER_DESCRIBED_FULL_LONG, described and full and not has_few_keys(value, spec, extras)),
+        (HOPPER_DESCRIBED_FULL, described and full),
+        (HOPPER_DESCRIBED_PLAIN, described and plain),
+        (HOPPER_DESCRIBED, described),
+        (HOPPER_FULL, full),
         (HOPPER_WINDOW, plain and UNLIMITED not in spec.edges),
     ):
         if applies and key in table:
@@ -251,6 +274,26 @@ def target_of(query):
 def can_overlap(query):
     """Whether a kernel may begin while the one before it ends (programmatic dependent launch: Hopper and newer)."""
     return query.is_cuda and torch.version.hip is None and target_of(query) >= (9, 0)
+
+
+DESCRIBED_ROWS = 512  # of fewer, what a descriptor costs the CPU in each call is more than what it saves the GPU
+
+
+def can_describe(kernel, walked, spec, extras):
+    """Whether a kernel takes the tensors whose tiles it walks over as descriptors: Hopper's copy engine then brings each tile at once.
+
+    It wants rows that begin at multiples of 16 bytes. And where packed sequences end it would bring rows of the next.
+    """
+    walked = tuple(walked)
+    if kernel == "dkdv" and walked[0].shape[3] <= 64 and (spec.softcap or spec.dropout_p):
+        return False  # what they take of registers is what HOPPER_DESCRIBED's tiles would need
+    return extras.cu_seqlens_k is None and all(
+        target_of(x) == (9, 0) and x.dtype != torch.float32 and x.shape[2] >= DESCRIBED_ROWS and _is_aligned(x) for x in walked
+    )
+
+
+def _is_aligned(x):
+    return x.stride(3) == 1 and all(offset % 16 == 0 for offset in (x.data_ptr(), *(stride * x.itemsize for stride in x.stride()[:3])))
 
 
 def has_fast_tanh(query):

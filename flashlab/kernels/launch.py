@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from flashlab.kernels import configs, turing
 from flashlab.kernels.shaping import Features, as_jit, features_of
@@ -22,16 +23,23 @@ def launch(kernel, programs, *arguments, arch=None, **constants):
 
 
 class Launch:
-    """A kernel and all that it takes but tensors. No programs, no work."""
+    """A kernel and all that it takes but tensors. No programs, no work.
 
-    def __init__(self, kernel, programs, numbers, constants, view=view):
+    described: {place: rows of a tile} of tensors that the kernel takes as descriptors, not as views.
+    """
+
+    def __init__(self, kernel, programs, numbers, constants, view=view, described=None):
         self.kernel, self.programs, self.numbers, self.constants, self.view = kernel, programs, numbers, constants, view
+        self.described = described or {}
         self.compiled = None
 
     def __call__(self, *tensors):
         if not self.programs:
             return
-        arguments = (*map(self.view, tensors), *self.numbers)
+        arguments = [*map(self.view, tensors), *self.numbers]
+        for place, rows in self.described.items():
+            x = tensors[place]
+            arguments[place] = TensorDescriptor.from_tensor(x, [1, 1, rows, configs.block_d(x.shape[3])])
         if self.compiled is None:
             self.compiled = launch(self.kernel, self.programs, *arguments, **self.constants)
         else:  # a call of JITFunction looks at every argument again, which takes longer than a small kernel runs

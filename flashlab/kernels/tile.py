@@ -19,6 +19,14 @@ class View(NamedTuple):
     strides: Any
 
 
+class Described(NamedTuple):
+    """One head of a tensor that is known by its descriptor: Hopper's copy engine brings a whole tile, and knows where the tensor ends."""
+
+    descriptor: Any
+    batch: Any
+    head: Any
+
+
 class Shape(NamedTuple):
     """Sizes that kernels need; lengths are of the padded or packed tensors."""
 
@@ -55,6 +63,15 @@ def head_of(tensor, batch, head, first):
 
 
 @triton.jit
+def walked_head(tensor, batch, head, first, DESCRIBED: tl.constexpr):
+    """One head of a tensor whose tiles are walked over: of a descriptor when DESCRIBED, otherwise as `head_of`."""
+    if DESCRIBED:
+        return Described(tensor, batch, head)
+    else:
+        return head_of(tensor, batch, head, first)
+
+
+@triton.jit
 def tile_pointers(head, start, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
     rows = tl.arange(0, ROWS)
     cols = tl.arange(0, BLOCK_D)
@@ -63,19 +80,25 @@ def tile_pointers(head, start, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def load_tile(head, start, seqlen, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, RAGGED: tl.constexpr):
+def load_tile(
+    head, start, seqlen, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, RAGGED: tl.constexpr,
+    DESCRIBED: tl.constexpr = False,
+):  # fmt: skip
     """Rows start, start + 1, … of a head. Columns past HEAD_DIM, and (when RAGGED) rows past seqlen, are 0."""
-    pointers = tile_pointers(head, start, ROWS, BLOCK_D)
-    in_rows = (start + tl.arange(0, ROWS) < seqlen)[:, None]
-    in_cols = (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
-    if RAGGED and BLOCK_D != HEAD_DIM:
-        return tl.load(pointers, mask=in_rows & in_cols, other=0.0)
-    elif RAGGED:
-        return tl.load(pointers, mask=in_rows, other=0.0)
-    elif BLOCK_D != HEAD_DIM:
-        return tl.load(pointers, mask=in_cols, other=0.0)
+    if DESCRIBED:
+        return head.descriptor.load([head.batch, head.head, start, 0]).reshape(ROWS, BLOCK_D)
     else:
-        return tl.load(pointers)
+        pointers = tile_pointers(head, start, ROWS, BLOCK_D)
+        in_rows = (start + tl.arange(0, ROWS) < seqlen)[:, None]
+        in_cols = (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
+        if RAGGED and BLOCK_D != HEAD_DIM:
+            return tl.load(pointers, mask=in_rows & in_cols, other=0.0)
+        elif RAGGED:
+            return tl.load(pointers, mask=in_rows, other=0.0)
+        elif BLOCK_D != HEAD_DIM:
+            return tl.load(pointers, mask=in_cols, other=0.0)
+        else:
+            return tl.load(pointers)
 
 
 @triton.jit

@@ -46,9 +46,21 @@ def test_on_a_gpu_it_names_the_tiles(monkeypatch):
     monkeypatch.setattr(configs, "target_of", lambda query: (9, 0))
     query = torch.randn(1, 2, 30, 64, dtype=torch.bfloat16)
     mask = torch.randn(30, 30, requires_grad=True)
-    query, _, value, spec, extras = described(query, query, query, attn_mask=mask)
-    tiles = _tiles(query, value, spec, extras)
+    tiles = _tiles(*described(query, query, query, attn_mask=mask))
     assert set(tiles) == {"forward", "dkdv", "dq", "mask_gradient"} and tiles["forward"] == (64, 64, 4, 3)
+
+
+def test_longer_calls_have_the_tiles_that_descriptors_allow(monkeypatch):
+    pytest.importorskip("triton")
+    from flashlab.explain import _tiles
+    from flashlab.kernels import configs
+
+    monkeypatch.setattr(configs, "target_of", lambda query: (9, 0))
+    query = torch.randn(1, 2, 512, 64, dtype=torch.bfloat16)
+    assert _tiles(*described(query, query, query))["dkdv"] == (128, 64, 4, 2)
+    assert _tiles(*described(query, query, query, softcap=5.0))["dkdv"] == (64, 64, 4, 3)
+    unaligned = torch.randn(1, 2, 512, 65, dtype=torch.bfloat16)[..., :64]
+    assert _tiles(*described(unaligned, unaligned, unaligned))["dkdv"] == (64, 64, 4, 3)
 
 
 def test_on_a_t4_it_says_whether_tensor_cores_serve(monkeypatch):

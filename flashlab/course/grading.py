@@ -4,10 +4,12 @@ Judging never raises for a wrong attempt: whatever it does, a `Result` comes bac
 """
 
 import importlib
+import re
 import traceback
 
 import numpy as np
 
+from flashlab.course.checks.compare import Wasteful
 from flashlab.course.checks.own_work import answers_called, is_answer
 from flashlab.course.checks.task import FAILED, NOT_ATTEMPTED, PASSED, Result, Task
 
@@ -91,11 +93,12 @@ def _missing_helper(task, error):
 
 
 def _points(task, cases, failures):
-    """The share of the cases that passed, rounded down."""
+    """The share of the cases that passed, rounded down; of one that is right but wasteful, half."""
     if task.gated and failures[0][0] is cases[0]:
         return 0
     counted = len(cases) - task.gated
-    return task.points * (counted - len(failures)) // counted
+    lost = sum(1 if isinstance(difference, Wasteful) else 2 for _, difference in failures)
+    return task.points * (2 * counted - lost) // (2 * counted)
 
 
 def _judge_case(task, attempt, case):
@@ -154,5 +157,6 @@ def _not_attempted(task):
 
 
 def _failed(task, points, case, difference, mistake=None, heat=()):
+    case = re.sub(r"\b1 (row|key|number|head)s\b", r"1 \1", case).replace("1 queries", "1 query")
     advice = f"likely: {mistake.sentence} Hint {mistake.hint} is about this." if mistake else ""
     return Result(task.number, task.title, FAILED, points, task.points, case, difference, mistake.name if mistake else "", advice, heat)

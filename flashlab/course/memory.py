@@ -70,10 +70,15 @@ class HBMArray:
     def __init__(self, hbm, values):
         self._hbm = hbm
         self._values = values
+        self.bytes_read = 0  # of this array alone
 
     shape = property(lambda self: self._values.shape)
     dtype = property(lambda self: self._values.dtype)
     nbytes = property(lambda self: self._values.nbytes)
+
+    @property
+    def T(self):
+        raise TypeError("this array lies in HBM, where nothing is computed: read a tile of it, as k = K[cols], and then take k.T")
 
     def __len__(self):
         return len(self._values)
@@ -82,6 +87,7 @@ class HBMArray:
         tile = np.array(self._values[index]).view(_Tile)
         tile.hbm = self._hbm
         self._hbm.bytes_read += tile.nbytes
+        self.bytes_read += tile.nbytes
         self._hbm._hold(_buffer(tile))
         return tile
 

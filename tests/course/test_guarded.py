@@ -15,10 +15,12 @@ FAR = 2**40  # numbers: no address there belongs to this process
 
 
 @triton.jit
-def axpy(X, Y, Out, a, n, BLOCK: tl.constexpr, LOAD: tl.constexpr, STORE: tl.constexpr, ADD: tl.constexpr):
+def axpy(X, Y, Out, a, n, BLOCK: tl.constexpr, LOAD: tl.constexpr, BESIDE: tl.constexpr, STORE: tl.constexpr, ADD: tl.constexpr):
     offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < n
     out = a * tl.load(X + LOAD + offsets, mask=inside) + tl.load(Y + offsets, mask=inside)
+    if BESIDE:
+        out += tl.load(Out + BESIDE + offsets, mask=inside)
     tl.store(Out + offsets, out, mask=inside)
     if STORE:
         tl.store(Out + STORE + offsets, out, mask=inside)
@@ -26,8 +28,8 @@ def axpy(X, Y, Out, a, n, BLOCK: tl.constexpr, LOAD: tl.constexpr, STORE: tl.con
         tl.atomic_add(Out + ADD + offsets, out, mask=inside)
 
 
-def judged(LOAD=0, STORE=0, ADD=0):
-    return judge(tasks("06")["6.1"], Variant(axpy, LOAD=LOAD, STORE=STORE, ADD=ADD))
+def judged(LOAD=0, BESIDE=0, STORE=0, ADD=0):
+    return judge(tasks("06")["6.1"], Variant(axpy, LOAD=LOAD, BESIDE=BESIDE, STORE=STORE, ADD=ADD))
 
 
 def test_at_home_it_passes():
@@ -37,6 +39,10 @@ def test_at_home_it_passes():
 @pytest.mark.parametrize("where", [FAR, -FAR, 4096 + 300])
 def test_a_wild_load_is_nan(where):
     assert "Out is NaN" in judged(LOAD=where).difference
+
+
+def test_what_lies_beside_an_output_is_nan_to_a_load():
+    assert "Out is NaN" in judged(BESIDE=-300).difference
 
 
 @pytest.mark.parametrize("how", ["STORE", "ADD"])

@@ -13,6 +13,10 @@ class Difference(str):
     heat = ()
 
 
+class Wasteful(str):
+    """What was loaded or stored too often for a result that is right: half of the case's points."""
+
+
 def arrays(names, answer, wanted, note=lambda index: "", tolerance=TOLERANCE):
     """ "" when every array of an answer is right, or which is not, where, and by what ratio. One name: the answer is that array itself."""
     forgotten = ": is a return missing?" if answer is None else ""

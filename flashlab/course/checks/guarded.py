@@ -52,7 +52,7 @@ def launch(kernel, grid, inputs, shapes, *numbers, **constants):
     bands, tensors = zip(*(_between(torch.from_numpy(x).to(device), torch.nan) for x in inputs), strict=True)
     buffers, outs = zip(*(_between(torch.full(shape, torch.nan, device=device), SENTINEL) for shape in shapes), strict=True)
     before = [band.clone() for band in bands]
-    with _watched(bands, buffers) as seen:
+    with _watched(bands, buffers, outs) as seen, _pointers_explained():
         kernel[grid](*tensors, *outs, *numbers, **constants)
     results = tuple(out.cpu().numpy().copy() for out in outs)
     for out in outs:
@@ -62,8 +62,25 @@ def launch(kernel, grid, inputs, shapes, *numbers, **constants):
     return Launched(results, outside, *((seen.loaded, seen.stored) if device == "cpu" and seen.counts else (None, None)))
 
 
+@contextlib.contextmanager
+def _pointers_explained():
+    """Says what to do in place of X[offsets], where Triton's own words are of its inside."""
+    try:
+        yield
+    except Exception as error:
+        if not any(
+            words in str(error) for words in ("is not iterable", "item assignment", "unsupported tensor index", "not subscriptable")
+        ):
+            raise
+        raise TypeError(
+            f"{error}. If you wrote X[…]: X is a pointer. Read with tl.load(X + offsets, mask=…), write with tl.store(Out + offsets, …)"
+        ) from error
+
+
 def compare_launched(answer, names, wanted, tolerance, loaded, stored):
     """What is different: the numbers first, then what was written outside, then how much was loaded and stored."""
+    if answer.stored == 0:
+        return f"nothing was stored: a kernel returns nothing, and ends with tl.store({names[0]} + …, …, mask=…)"
     for name, out, want in zip(names, answer.outs, wanted, strict=True):
         missing = np.argwhere(np.isnan(out))
         place = "position" if want.ndim == 1 else "row"
@@ -78,7 +95,7 @@ def compare_launched(answer, names, wanted, tolerance, loaded, stored):
         return f"{are}, but something was written beside: does every edge have its mask in the store?"
     for word, got, needed in (("loaded", answer.loaded, loaded), ("stored", answer.stored, stored)):
         if got is not None and got > needed:
-            return f"{are}; {got:,} numbers were {word}, and {needed:,} are needed; the ratio is {got / needed:.3g}"
+            return compare.Wasteful(f"{are}; {got:,} numbers were {word}, and {needed:,} are needed; the ratio is {got / needed:.3g}")
     return ""
 
 
@@ -133,8 +150,8 @@ def _inside_of_triton():
 
 
 @contextlib.contextmanager
-def _watched(inputs, outputs):
-    """What is `_Seen` while Triton's interpreter runs. No load leaves these buffers, and no store those of the outputs."""
+def _watched(inputs, outputs, outs):
+    """What is `_Seen` while Triton's interpreter runs. No load leaves inputs, their bands and outs; no store outputs, bands included."""
     inside = _inside_of_triton()
     if inside is None:
         yield _Seen(counts=False)
@@ -148,7 +165,7 @@ def _watched(inputs, outputs):
 
     def watched_load(pointers, mask, other, *rest, **named):
         seen.loaded += int(np.count_nonzero(mask.data))
-        kind, ours = pointers.get_element_ty(), _within(pointers, (*inputs, *outputs))
+        kind, ours = pointers.get_element_ty(), _within(pointers, (*inputs, *outs))
         nothing = np.zeros(pointers.data.shape, np_dtype(kind))
         if nothing.dtype.kind == "f":
             nothing[:] = np.nan

@@ -38,7 +38,7 @@ def _arrays(rng, rows, keys, D):
 
 
 def walk_cases(rng):
-    sizes = ((1, 4, 4, 4), (2, 8, 4, 4), (3, 7, 2, 4), (4, 64, 8, 8), (5, 100, 8, 16), (4, 400, 4, 4))
+    sizes = ((1, 4, 3, 4), (2, 8, 4, 4), (3, 7, 2, 4), (4, 4, 4, 4), (4, 64, 8, 8), (5, 100, 8, 16), (4, 400, 4, 4))
     cases = [
         Case(f"{rows} rows, {keys} keys, BLOCK_N {block}", (*_arrays(rng, rows, keys, D), 0.7 * D**-0.5, block))
         for rows, keys, D, block in sizes
@@ -49,7 +49,7 @@ def walk_cases(rng):
 
 
 def forward_cases(rng):
-    sizes = ((4, 4, 4, 4, 4), (8, 8, 4, 4, 4), (6, 10, 2, 4, 4), (64, 64, 8, 8, 8), (50, 100, 8, 16, 8), (16, 400, 4, 4, 4))
+    sizes = ((4, 4, 3, 4, 4), (8, 8, 4, 4, 4), (6, 10, 2, 4, 4), (64, 64, 8, 8, 8), (50, 100, 8, 16, 8), (16, 400, 4, 4, 4))
     cases = [Case(f"{rows} rows, {keys} keys, tiles of {m} × {n}", (*_arrays(rng, rows, keys, D), m, n)) for rows, keys, D, m, n in sizes]
     Q, K, V = _arrays(rng, 6, 10, 4)
     return [*cases, Case("scores of a thousand and more", (50 * abs(Q), 50 * abs(K), V, 4, 4))]
@@ -74,11 +74,11 @@ def call_walk(attempt, q, K, V, scale, BLOCK_N):
 
 
 def call_forward(attempt, Q, K, V, BLOCK_M, BLOCK_N):
-    """(Out, bytes read, bytes written, the most that lay in SRAM at once)."""
+    """(Out, bytes read of Q, K, V and Out, bytes written, the most that lay in SRAM at once)."""
     hbm = HBM()
-    Out = hbm.empty(Q.shape, Q.dtype)
-    attempt(*map(hbm.array, (Q, K, V)), Out, BLOCK_M, BLOCK_N)
-    return Out.numpy(), hbm.bytes_read, hbm.bytes_written, hbm.sram_peak
+    arrays = (*map(hbm.array, (Q, K, V)), hbm.empty(Q.shape, Q.dtype))
+    attempt(*arrays, BLOCK_M, BLOCK_N)
+    return arrays[-1].numpy(), tuple(x.bytes_read for x in arrays), hbm.bytes_written, hbm.sram_peak
 
 
 def _budget(rows, keys, D):
@@ -123,19 +123,27 @@ def compare_forward(answer, case):
     Q, K, V, BLOCK_M, BLOCK_N = case.arguments
     if np.isnan(out).all() and not written:
         return "nothing was written to Out: Out[rows] = …"
+    if np.isnan(out).any() and read[-1]:
+        return "Out was read before it was written, and holds NaN until then: sum in SRAM, and write Out[rows] = … once"
+    passes = -(-len(Q) // BLOCK_M)
+    needed = (Q.nbytes, passes * K.nbytes, passes * V.nbytes, 0)
     return (
         compare.arrays(("Out",), out, _truth(Q, K, V))
-        or _traffic("read", read, Q.nbytes + -(-len(Q) // BLOCK_M) * (K.nbytes + V.nbytes))
+        or next(
+            filter(None, (_traffic("read", got, want, f" of {name}") for name, got, want in zip("QKV", read, needed, strict=False))), ""
+        )
+        or _traffic("read", read[-1], 0, " of Out")
         or _traffic("written", written, Q.nbytes)
         or _peak(peak, _budget(BLOCK_M, BLOCK_N, Q.shape[1]))
     )
 
 
-def _traffic(word, got, want):
+def _traffic(word, got, want, of=""):
     if got == want:
         return ""
     kept = " (fewer than tile by tile: more than a tile was kept)" if got < want else ""
-    return f"the result is right; {got:,} bytes were {word}, and {want:,} are needed{kept}; the ratio is {got / want:.3g}"
+    ratio = f"; the ratio is {got / want:.3g}" if want else ""
+    return f"the result is right; {got:,} bytes{of} were {word}, and {want:,} are needed{kept}{ratio}"
 
 
 def _peak(peak, budget):
@@ -173,7 +181,9 @@ def _slices(begins, ends):
     return lambda length, block: [slice(n, ends(n, length, block)) for n in begins(length, block)]
 
 
-def _walk_variant(scaled=True, kept=True, divided=True, rescaled=True, cut=tiles, whole=False, again=False, same_values=False):
+def _walk_variant(
+    scaled=True, kept=True, divided=True, rescaled=True, cut=tiles, whole=False, again=False, same_values=False, turned=True, dropped=False
+):
     def wrong(q, K, V, scale, BLOCK_N):
         state = start(len(q), V.shape[1])
         everything = (K[:], V[:]) if whole else None
@@ -181,8 +191,10 @@ def _walk_variant(scaled=True, kept=True, divided=True, rescaled=True, cut=tiles
             k, v = (x[cols] for x in everything) if whole else (K[cols], V[slice(0, cols.stop - cols.start) if same_values else cols])
             if again:
                 k = K[cols]
-            scores = (scale if scaled else 1.0) * q @ k.T
-            if rescaled:
+            scores = (scale if scaled else 1.0) * q @ (k.T if turned else k)
+            if dropped:
+                update(*state, scores, v)
+            elif rescaled:
                 state = update(*(state if kept else start(len(q), V.shape[1])), scores, v)
             else:
                 p = np.exp(scores - scores.max(axis=1)[:, None])
@@ -192,9 +204,26 @@ def _walk_variant(scaled=True, kept=True, divided=True, rescaled=True, cut=tiles
     return wrong
 
 
-def _forward_variant(keys_outside=False, q_again=False, whole_keys=False, rows=tiles, through_hbm=False, columns=tiles):
+def _softmax_of_each_tile(q, K, V, scale, BLOCK_N):
+    """Each tile's own softmax, summed."""
+    return sum(naive.softmax(scale * q @ K[cols].T) @ V[cols] for cols in tiles(K.shape[0], BLOCK_N))
+
+
+def _all_scores_first(q, K, V, scale, BLOCK_N):
+    """A row of scores, put together from tiles."""
+    columns = tiles(K.shape[0], BLOCK_N)
+    p = naive.softmax(np.concatenate([scale * q @ K[cols].T for cols in columns], axis=1))
+    return sum(p[:, cols] @ V[cols] for cols in columns)
+
+
+def _forward_variant(
+    keys_outside=False, q_again=False, whole_keys=False, rows=tiles, through_hbm=False, columns=tiles,
+    scale_of=lambda D, BLOCK_M: D**-0.5, kept_keys=False,
+):  # fmt: skip
     def wrong(Q, K, V, Out, BLOCK_M, BLOCK_N):
-        scale = Q.shape[1] ** -0.5
+        scale = scale_of(Q.shape[1], BLOCK_M)
+        if kept_keys:
+            K, V = K[:], V[:]
         if keys_outside:
             return _keys_outside(Q, K, V, Out, BLOCK_M, BLOCK_N)
         for at in rows(Q.shape[0], BLOCK_M):
@@ -227,16 +256,13 @@ def _keys_outside(Q, K, V, Out, BLOCK_M, BLOCK_N):
 
 def _whole_row(Q, K, V, Out, BLOCK_M, BLOCK_N):
     for at in tiles(Q.shape[0], BLOCK_M):
-        q, columns = Q[at], tiles(K.shape[0], BLOCK_N)
-        scores = np.concatenate([Q.shape[1] ** -0.5 * q @ K[cols].T for cols in columns], axis=1)
-        p = naive.softmax(scores)
-        Out[at] = sum(p[:, cols] @ V[cols] for cols in columns)
+        Out[at] = _all_scores_first(Q[at], K, V, Q.shape[1] ** -0.5, BLOCK_N)
 
 
-def _rows_variant(rows=2, keys=2, scores=True, sums=2, sized=True, up=0):
+def _rows_variant(rows=2, keys=2, keys_a_row=0, scores=True, sums=2, sized=True, up=0):
     def count(sram_bytes, D, BLOCK_N, itemsize):
         room = sram_bytes // (itemsize if sized else 1) - keys * BLOCK_N * D
-        return max(0, room // (rows * D + (BLOCK_N if scores else 0) + sums) + up)
+        return max(0, room // (rows * D + keys_a_row * BLOCK_N * D + (BLOCK_N if scores else 0) + sums) + up)
 
     return count
 
@@ -292,6 +318,20 @@ WALK_MISTAKES = (
     Mistake(
         "the whole of K at once", "K and V were loaded whole and then cut: an SRAM holds a tile of them.", 2, _walk_variant(whole=True)
     ),
+    Mistake("not transposed", "k is (keys, D): the scores are q @ k.T.", 1, _walk_variant(turned=False)),
+    Mistake("the new state is dropped", "update returns the new state: state = update(*state, scores, v).", 1, _walk_variant(dropped=True)),
+    Mistake(
+        "a softmax of each tile",
+        "each tile has a softmax of its own, so each counts as if it were all: one (m, l, acc) lives through the walk.",
+        1,
+        _softmax_of_each_tile,
+    ),
+    Mistake(
+        "all scores first",
+        "the scores of all tiles are collected, and lie in SRAM at once: fold each tile into (m, l, acc) and let it go.",
+        2,
+        _all_scores_first,
+    ),
     Mistake("loaded twice", "a tile of K is read from HBM twice: give what you read a name.", 2, _walk_variant(again=True)),
 )
 FORWARD_MISTAKES = (
@@ -311,6 +351,21 @@ FORWARD_MISTAKES = (
     Mistake(
         "a whole row of scores", "all scores of a row lie in SRAM at once: fold each tile into (m, l, acc) and let it go.", 1, _whole_row
     ),
+    Mistake(
+        "K and V once for all",
+        "K and V were read once, before the loop, and kept: they do not fit an SRAM. Each tile of rows reads them anew.",
+        1,
+        _forward_variant(kept_keys=True),
+    ),
+    Mistake("no scale", "the scores are not scaled: by D ** -0.5.", 1, _forward_variant(scale_of=lambda D, BLOCK_M: 1.0)),
+    Mistake("scale 1/D", "the scale is the root of that: D ** -0.5.", 1, _forward_variant(scale_of=lambda D, BLOCK_M: 1 / D)),
+    Mistake("scale √D", "the scores are to be divided by the root of D.", 1, _forward_variant(scale_of=lambda D, BLOCK_M: D**0.5)),
+    Mistake(
+        "scale of BLOCK_M",
+        "the scale comes of the head dim, Q.shape[1], not of the rows of a tile.",
+        1,
+        _forward_variant(scale_of=lambda D, BLOCK_M: BLOCK_M**-0.5),
+    ),
     Mistake("the last rows are lost", "the rows of the last, shorter tile are never written.", 1, _forward_variant(rows=_floor)),
     Mistake("the last keys are lost", "the keys of the last, shorter tile are not visited.", 1, _forward_variant(columns=_floor)),
     Mistake(
@@ -325,6 +380,10 @@ ROWS_MISTAKES = (
     Mistake("no V", "a tile of V lies beside the tile of K.", 1, _rows_variant(keys=1)),
     Mistake("no scores", "the scores of the tile are missing: M × BLOCK_N numbers.", 1, _rows_variant(scores=False)),
     Mistake("no m and l", "m and l are missing: a number each for every row.", 1, _rows_variant(sums=0)),
+    Mistake("m and l once", "m and l are two numbers for every row, not one.", 1, _rows_variant(sums=1)),
+    Mistake(
+        "K and V for each row", "the tiles of K and V are there once, however many rows there are.", 1, _rows_variant(keys=0, keys_a_row=2)
+    ),
     Mistake("numbers, not bytes", "the SRAM is counted in bytes: a number takes itemsize of them.", 2, _rows_variant(sized=False)),
     Mistake("rounded up", "the last row does not fit: round down.", 2, _rows_variant(up=1)),
 )

@@ -96,44 +96,51 @@ def _axpy(
 def _softmax(
     X, Out, columns, BLOCK: tl.constexpr,
     OTHER: tl.constexpr, MAXIMUM: tl.constexpr, MASK_LOAD: tl.constexpr, MASK_STORE: tl.constexpr, STRIDE: tl.constexpr,
-    DIVIDE: tl.constexpr, AGAIN: tl.constexpr,
+    DIVIDE: tl.constexpr, AGAIN: tl.constexpr, FLAT_MASK: tl.constexpr,
 ):  # fmt: skip
     offsets = tl.arange(0, BLOCK)
     inside, everywhere = offsets < columns, offsets >= 0
-    begin = tl.program_id(0) * (BLOCK if STRIDE == "block" else columns)
+    begin = tl.program_id(0) * (columns if STRIDE == "columns" else BLOCK)
+    store_begin = begin if STRIDE == "block everywhere" else tl.program_id(0) * columns
+    if FLAT_MASK:
+        inside = begin + offsets < columns
     x = tl.load(X + begin + offsets, mask=inside if MASK_LOAD else everywhere, other=OTHER)
     p = tl.exp(x - tl.max(x, axis=0)) if MAXIMUM else tl.exp(x)
     if AGAIN:
         x = tl.load(X + begin + offsets, mask=inside, other=OTHER)
     out = p / tl.sum(p, axis=0) if DIVIDE else p
-    tl.store(Out + tl.program_id(0) * columns + offsets, out, mask=inside if MASK_STORE else everywhere)
+    tl.store(Out + store_begin + offsets, out, mask=inside if MASK_STORE else everywhere)
 
 
 @triton.jit
 def _matmul(
     A, B, Out, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     MASK_K: tl.constexpr, ADD: tl.constexpr, B_STRIDE: tl.constexpr, MASK_STORE: tl.constexpr, WHOLE_STEPS: tl.constexpr,
-    SWAPPED: tl.constexpr, MASK_EDGES: tl.constexpr, TRANSPOSED: tl.constexpr,
+    SWAPPED: tl.constexpr, MASK_ROWS: tl.constexpr, MASK_COLS: tl.constexpr, MASK_K_OF_B: tl.constexpr, TRANSPOSED: tl.constexpr,
+    A_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(1 if SWAPPED else 0) * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = tl.program_id(0 if SWAPPED else 1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_rows, in_cols = (rows < M)[:, None], (cols < N)[None, :]
-    if not MASK_EDGES:
-        in_rows, in_cols = (rows >= 0)[:, None], (cols >= 0)[None, :]
+    if not MASK_ROWS:
+        in_rows = (rows >= 0)[:, None]
+    if not MASK_COLS:
+        in_cols = (cols >= 0)[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     end = K // BLOCK_K * BLOCK_K if WHOLE_STEPS else K
     for start in range(0, end, BLOCK_K):
         inner = start + tl.arange(0, BLOCK_K)
         in_k = inner < K if MASK_K else inner >= 0
-        a = tl.load(A + rows[:, None] * K + inner[None, :], mask=in_rows & in_k[None, :], other=0.0)
-        b = tl.load(B + inner[:, None] * (K if B_STRIDE == "K" else N) + cols[None, :], mask=in_k[:, None] & in_cols, other=0.0)
+        in_k_of_b = in_k if MASK_K_OF_B else inner >= 0
+        a = tl.load(A + rows[:, None] * (M if A_STRIDE == "M" else K) + inner[None, :], mask=in_rows & in_k[None, :], other=0.0)
+        b = tl.load(B + inner[:, None] * (K if B_STRIDE == "K" else N) + cols[None, :], mask=in_k_of_b[:, None] & in_cols, other=0.0)
         product = tl.dot(a, b, input_precision="ieee")
         acc = acc + product if ADD else product
     if TRANSPOSED:
         tl.store(Out + rows[:, None] + cols[None, :] * M, acc, mask=(rows < M)[:, None] & (cols < N)[None, :])
     else:
         inside = (rows < M)[:, None] & (cols < N)[None, :] if MASK_STORE else (rows >= 0)[:, None] & (cols >= 0)[None, :]
-        tl.store(Out + rows[:, None] * N + cols[None, :], acc, mask=inside)
+        tl.store(Out + rows[:, None] * (M if OUT_STRIDE == "M" else N) + cols[None, :], acc, mask=inside)
 
 
 def _variant(kernel, right):
@@ -143,11 +150,24 @@ def _variant(kernel, right):
 _axpy_variant = _variant(_axpy, dict(MASK_LOAD=True, MASK_STORE=True, ONE_MORE=0, STEP=0, SCALE_Y=False))
 _softmax_variant = _variant(
     _softmax,
-    dict(OTHER=-float("inf"), MAXIMUM=True, MASK_LOAD=True, MASK_STORE=True, STRIDE="columns", DIVIDE=True, AGAIN=False),
+    dict(OTHER=-float("inf"), MAXIMUM=True, MASK_LOAD=True, MASK_STORE=True, STRIDE="columns", DIVIDE=True, AGAIN=False, FLAT_MASK=False),
 )
 _matmul_variant = _variant(
     _matmul,
-    dict(MASK_K=True, ADD=True, B_STRIDE="N", MASK_STORE=True, WHOLE_STEPS=False, SWAPPED=False, MASK_EDGES=True, TRANSPOSED=False),
+    dict(
+        MASK_K=True,
+        ADD=True,
+        A_STRIDE="K",
+        B_STRIDE="N",
+        OUT_STRIDE="N",
+        MASK_STORE=True,
+        WHOLE_STEPS=False,
+        SWAPPED=False,
+        MASK_ROWS=True,
+        MASK_COLS=True,
+        MASK_K_OF_B=True,
+        TRANSPOSED=False,
+    ),
 )
 
 AXPY_MISTAKES = (
@@ -181,6 +201,24 @@ SOFTMAX_MISTAKES = (
         1,
         _softmax_variant(STRIDE="block"),
     ),
+    Mistake(
+        "rows begin at BLOCK, in Out too",
+        "a row begins at row · columns, in X and in Out: BLOCK is the length of the tile, not of the row.",
+        1,
+        _softmax_variant(STRIDE="block everywhere"),
+    ),
+    Mistake(
+        "no other",
+        "what the mask leaves out has no value unless the load gives it one: other=-inf.",
+        2,
+        _softmax_variant(OTHER=None),
+    ),
+    Mistake(
+        "the mask counts from X",
+        "the mask asks where in X a number lies, so only the first row is inside: ask where in its row, offsets < columns.",
+        2,
+        _softmax_variant(FLAT_MASK=True),
+    ),
     Mistake("not divided", "divide by the sum of the row.", 1, _softmax_variant(DIVIDE=False)),
     Mistake("read twice", "the row is loaded twice: keep what you have loaded.", 2, _softmax_variant(AGAIN=True)),
 )
@@ -191,6 +229,26 @@ MATMUL_MISTAKES = (
         2,
         _matmul_variant(MASK_K=False),
     ),
+    Mistake(
+        "no mask along K of B",
+        "A is masked along K and B is not: 0 times what lies past B is no 0 where that is NaN.",
+        2,
+        _matmul_variant(MASK_K_OF_B=False),
+    ),
+    Mistake(
+        "no mask on A's rows",
+        "A is loaded without the mask of its rows. (With `and` in place of `&`, only one of two masks counts.)",
+        2,
+        _matmul_variant(MASK_ROWS=False),
+    ),
+    Mistake(
+        "no mask on B's columns",
+        "B is loaded without the mask of its columns. (With `and` in place of `&`, only one of two masks counts.)",
+        2,
+        _matmul_variant(MASK_COLS=False),
+    ),
+    Mistake("A's rows begin at M", "a row of A has K numbers: A + rows · K + inner.", 1, _matmul_variant(A_STRIDE="M")),
+    Mistake("Out's rows begin at M", "a row of Out has N numbers: Out + rows · N + cols.", 1, _matmul_variant(OUT_STRIDE="M")),
     Mistake("replaced, not added", "each step replaces acc: add.", 1, _matmul_variant(ADD=False)),
     Mistake("B's rows begin at K", "a row of B has N numbers: B + inner · N + cols.", 1, _matmul_variant(B_STRIDE="K")),
     Mistake("no mask on the store", "tiles at the edge are written past it.", 2, _matmul_variant(MASK_STORE=False)),
@@ -202,7 +260,10 @@ MATMUL_MISTAKES = (
         _matmul_variant(SWAPPED=True),
     ),
     Mistake(
-        "no mask at the edges", "tiles at the edge load rows of A and columns of B that do not exist.", 2, _matmul_variant(MASK_EDGES=False)
+        "no mask at the edges",
+        "tiles at the edge load rows of A and columns of B that do not exist.",
+        2,
+        _matmul_variant(MASK_ROWS=False, MASK_COLS=False),
     ),
     Mistake("transposed", "Out is written transposed: Out + rows · N + cols.", 1, _matmul_variant(TRANSPOSED=True)),
 )

@@ -14,6 +14,8 @@ CASES = [
     (Case(70, 130, 128, features=("bias", "sinks", "dropout", "softcap")), torch.bfloat16),
     (Case(130, 130, 64, features=("document_blocks", "alibi")), torch.float16),
     (Case(33, 65, 16, features=("key_bias",)), torch.float32),
+    (Case(515, 520, 64, True), torch.bfloat16),  # from 512 rows on, the copy engine of a Hopper GPU brings the tiles
+    (Case(600, 513, 128, features=("window",)), torch.float16),
 ]
 
 

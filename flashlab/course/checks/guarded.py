@@ -1,19 +1,25 @@
 """Launches a learner's Triton kernel between guards, and counts what it loads and stores.
 
-Inputs lie between bands of NaN: whoever reads past an end gets NaN into the result. Outputs lie between bands of a number that nobody
-computes: whoever writes past an end leaves a trace, as does who writes into an input. In the interpreter every load and store is counted
-as well, and those that reach even past the bands never touch memory: there a wild load gives NaN too, and a wild store is not done, and
-told.
+The judge launches in the interpreter, wherever it runs: so the same mistake is told in the same words on a laptop and on a GPU. Inputs
+lie between bands of NaN: whoever reads past an end gets NaN into the result. Outputs lie between bands of a number that nobody computes:
+whoever writes past an end leaves a trace, as does who writes into an input. Every load and store is counted, and those that reach even
+past the bands never touch memory: there a wild load gives NaN too, and a wild store is not done, and told. On a GPU, what is right in
+the interpreter is then compiled and launched there as well: races, layouts and TF32 only show there.
 """
 
 import contextlib
+import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.jit import JITFunction
 
 from flashlab.course.checks import compare
+from flashlab.course.checks.interpreted import interpreted
 
 GUARD = 4096  # numbers on either side: an index that is off by a tile still lands in it
 SENTINEL = -12345.0
@@ -25,8 +31,9 @@ class Launched:
 
     outs: tuple  # arrays
     outside: bool  # whether something was written outside of them
-    loaded: int | None  # numbers, each as often as it was loaded; None on a GPU, where nobody counts
+    loaded: int | None  # numbers, each as often as it was loaded; None with a Triton in which nobody can count
     stored: int | None
+    on_gpu: Callable | None  # launches once more, on the GPU, and gives its outs; None where there is none
 
 
 class Variant:
@@ -35,31 +42,38 @@ class Variant:
     def __init__(self, kernel, **constants):
         self.kernel, self.constants = kernel, constants
 
-    def __getitem__(self, grid):
-        return lambda *arguments, **constants: self.kernel[grid](*arguments, **constants, **self.constants)
-
     def __call__(self, *arguments):
         raise TypeError("a kernel is launched over a grid: kernel[grid](…)")
 
 
 def launch(kernel, grid, inputs, shapes, *numbers, **constants):
     """Run kernel[grid](*inputs, *outs, *numbers, **constants) for NumPy float32 inputs and outputs of these shapes."""
-    if not hasattr(kernel, "__getitem__"):
-        raise TypeError("write a kernel: a function with @triton.jit above it")
+    if isinstance(kernel, Variant):
+        kernel, constants = kernel.kernel, constants | kernel.constants
+    if not isinstance(kernel, (JITFunction, InterpretedFunction)):
+        raise TypeError("write a kernel: a function with @triton.jit, and nothing else, above it")
     if "raise NotImplementedError" in _source(kernel):
         raise NotImplementedError
-    device = "cuda" if torch.cuda.is_available() and not _is_interpreted(kernel) else "cpu"
-    bands, tensors = zip(*(_between(torch.from_numpy(x).to(device), torch.nan) for x in inputs), strict=True)
-    buffers, outs = zip(*(_between(torch.full(shape, torch.nan, device=device), SENTINEL) for shape in shapes), strict=True)
+    inputs = [torch.from_numpy(x) for x in inputs]
+    bands, tensors = zip(*(_between(x, torch.nan) for x in inputs), strict=True)
+    buffers, outs = zip(*(_between(torch.full(shape, torch.nan), SENTINEL) for shape in shapes), strict=True)
     before = [band.clone() for band in bands]
-    with _watched(bands, buffers, outs) as seen, _pointers_explained():
-        kernel[grid](*tensors, *outs, *numbers, **constants)
-    results = tuple(out.cpu().numpy().copy() for out in outs)
+    with interpreted(kernel) as slow, _watched(bands, buffers, outs) as seen, _pointers_explained():
+        slow[grid](*tensors, *outs, *numbers, **constants)
+    results = tuple(out.numpy().copy() for out in outs)
     for out in outs:
         out.fill_(SENTINEL)
     spoiled = any(not torch.equal(band.view(torch.int32), was.view(torch.int32)) for band, was in zip(bands, before, strict=True))
     outside = seen.wild_stores > 0 or spoiled or any(bool((buffer != SENTINEL).any()) for buffer in buffers)
-    return Launched(results, outside, *((seen.loaded, seen.stored) if device == "cpu" and seen.counts else (None, None)))
+    compiled = isinstance(kernel, JITFunction) and torch.cuda.is_available()
+    on_gpu = functools.partial(_launch_on_gpu, kernel, grid, inputs, shapes, numbers, constants) if compiled else None
+    return Launched(results, outside, *((seen.loaded, seen.stored) if seen.counts else (None, None)), on_gpu)
+
+
+def _launch_on_gpu(kernel, grid, inputs, shapes, numbers, constants):
+    outs = [torch.full(shape, torch.nan, device="cuda") for shape in shapes]
+    kernel[grid](*(x.cuda() for x in inputs), *outs, *numbers, **constants)
+    return tuple(out.cpu().numpy() for out in outs)
 
 
 @contextlib.contextmanager
@@ -78,10 +92,27 @@ def _pointers_explained():
 
 
 def compare_launched(answer, names, wanted, tolerance, loaded, stored):
-    """What is different: the numbers first, then what was written outside, then how much was loaded and stored."""
+    """What is different: the numbers first, then what was written outside, then how much was loaded and stored, then a GPU's numbers."""
     if answer.stored == 0:
         return f"nothing was stored: a kernel returns nothing, and ends with tl.store({names[0]} + …, …, mask=…)"
-    for name, out, want in zip(names, answer.outs, wanted, strict=True):
+    difference = _compare_outs(answer.outs, names, wanted, tolerance)
+    if difference:
+        return difference
+    are = f"{names[0]} is right" if len(names) == 1 else "the results are right"
+    if answer.outside:
+        return f"{are}, but something was written beside: does every edge have its mask in the store?"
+    for word, got, needed in (("loaded", answer.loaded, loaded), ("stored", answer.stored, stored)):
+        if got is not None and got > needed:
+            return compare.Wasteful(f"{are}; {got:,} numbers were {word}, and {needed:,} are needed; the ratio is {got / needed:.3g}")
+    difference = answer.on_gpu and _compare_outs(answer.on_gpu(), names, wanted, tolerance)
+    if difference:
+        causes = 'a tl.dot without input_precision="ieee", or two programs that write to one place'
+        return f"right in the interpreter, and not when compiled for this GPU: {difference}. What a GPU alone shows: {causes}"
+    return ""
+
+
+def _compare_outs(outs, names, wanted, tolerance):
+    for name, out, want in zip(names, outs, wanted, strict=True):
         missing = np.argwhere(np.isnan(out))
         place = "position" if want.ndim == 1 else "row"
         if len(missing):
@@ -90,12 +121,6 @@ def compare_launched(answer, names, wanted, tolerance, loaded, stored):
         difference = compare.arrays((name,), out, want, tolerance=tolerance)
         if difference:
             return difference if want.ndim > 1 else difference.replace("row ", "position ", 1)
-    are = f"{names[0]} is right" if len(names) == 1 else "the results are right"
-    if answer.outside:
-        return f"{are}, but something was written beside: does every edge have its mask in the store?"
-    for word, got, needed in (("loaded", answer.loaded, loaded), ("stored", answer.stored, stored)):
-        if got is not None and got > needed:
-            return compare.Wasteful(f"{are}; {got:,} numbers were {word}, and {needed:,} are needed; the ratio is {got / needed:.3g}")
     return ""
 
 
@@ -117,10 +142,6 @@ def _source(kernel):
         return inspect.getsource(function)
     except (OSError, TypeError):
         return ""
-
-
-def _is_interpreted(kernel):
-    return "Interpreted" in type(getattr(kernel, "kernel", kernel)).__name__
 
 
 class _Seen:

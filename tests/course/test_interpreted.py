@@ -1,0 +1,55 @@
+"""Kernels that Triton would compile, run in its interpreter: exercises are judged as they are without a GPU, and compiling still works."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import torch, triton, triton.language as tl
+from triton.runtime.jit import JITFunction
+from flashlab.course.checks.interpreted import interpreted
+from flashlab.course.grading import judge, tasks
+from flashlab.course.submission import grade_notebook
+from tests.course.test_exercises import notebook_of
+
+@triton.jit
+def largest_and_sum(x):
+    return x.max(axis=1) + tl.sum(x, axis=1)
+
+@triton.jit
+def rows(X, Out, M: tl.constexpr, N: tl.constexpr):
+    x = tl.load(X + tl.arange(0, M)[:, None] * N + tl.arange(0, N)[None, :])
+    tl.store(Out + tl.arange(0, M), largest_and_sum(x) + tl.cdiv(5, 2) + 0 * tl.rand(3, tl.arange(0, M)))
+
+assert isinstance(rows, JITFunction) and isinstance(tl.sum, JITFunction)
+x, out = torch.randn(8, 16), torch.zeros(8)
+for _ in range(2):
+    with interpreted(rows) as slow:
+        slow[(1,)](x, out, 8, 16)
+    torch.testing.assert_close(out, x.amax(1) + x.sum(1) + 3)
+    out.zero_()
+
+for lesson in ("06", "07", "08"):
+    assert grade_notebook(notebook_of("solutions", lesson), seed=3).points == 100
+    for task in tasks(lesson).values():
+        for mistake in task.mistakes[:2]:
+            result = judge(task, mistake.wrong)
+            assert result.status == "failed" and result.mistake == mistake.name, (task.number, mistake.name, str(result))
+
+assert isinstance(rows, JITFunction) and isinstance(tl.sum, JITFunction) and isinstance(largest_and_sum, JITFunction)
+signature = {"X": "*fp32", "Out": "*fp32", "M": "constexpr", "N": "constexpr"}
+source = triton.compiler.ASTSource(fn=rows, signature=signature, constexprs={(2,): 8, (3,): 16})
+target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+assert "st.global" in triton.compile(source, target=target).asm["ptx"]
+"""
+
+
+def test_exercises_are_judged_and_kernels_compile_after_it(tmp_path):
+    script = tmp_path / "script.py"  # kernels are read from their file
+    script.write_text(SCRIPT)
+    root = Path(__file__).parents[2]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= dict(CUDA_VISIBLE_DEVICES="", PYTHONPATH=str(root), TRITON_CACHE_DIR=str(tmp_path / "cache"))
+    run = subprocess.run([sys.executable, str(script)], env=environment, cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]

@@ -25,6 +25,9 @@ def setup():
         triton_runs = f"Triton compiles for {torch.cuda.get_device_name()}"
     else:
         _turn_interpreter_on()
+        from flashlab.course import interpreter  # imports Triton: not before the interpreter is on
+
+        interpreter.mend()
         device = "cpu"
         triton_runs = "Triton runs in its interpreter, on the CPU"
     _prepare_figures()

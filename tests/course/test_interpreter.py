@@ -5,10 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+import triton
+import triton.language as tl
+from triton.runtime import interpreter
+
+from flashlab.course.interpreter import mend
+
 SCRIPT = """
 import torch, triton, triton.language as tl
 from triton.runtime.jit import JITFunction
-from flashlab.course.checks.interpreted import interpreted
+from flashlab.course.interpreter import interpreted
 from flashlab.course.grading import judge, tasks
 from flashlab.course.submission import grade_notebook
 from tests.course.test_exercises import notebook_of
@@ -53,3 +61,30 @@ def test_exercises_are_judged_and_kernels_compile_after_it(tmp_path):
     environment |= dict(CUDA_VISIBLE_DEVICES="", PYTHONPATH=str(root), TRITON_CACHE_DIR=str(tmp_path / "cache"))
     run = subprocess.run([sys.executable, str(script)], env=environment, cwd=root, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+@triton.jit
+def total(X, n, BLOCK: tl.constexpr):
+    found = 0.0
+    for start in range(0, n, BLOCK):
+        found += tl.sum(tl.load(X + start + tl.arange(0, BLOCK)))
+    tl.store(X, found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernel is compiled there")
+def test_range_takes_an_argument_with_the_index_of_triton_36(monkeypatch):
+    def without_index(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", refuse)
+
+    def refuse(self):
+        raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
+
+    patch = interpreter._patch_lang_tensor
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", without_index)
+    with pytest.raises(Exception, match="only 0-dimensional"):
+        total[(1,)](torch.ones(64), 48, 16)
+    mend()
+    x = torch.ones(64)
+    total[(1,)](x, 48, 16)
+    assert x[0] == 48

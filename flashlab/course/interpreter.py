@@ -1,7 +1,8 @@
-"""Runs compiled kernels in Triton's interpreter: there loads and stores can be watched, also on a machine with a GPU.
+"""Triton's interpreter: mended where it stumbles, and for kernels that Triton would compile, too.
 
-Triton decides between compiler and interpreter once, when a function is decorated. Where it has chosen the compiler, a kernel and every
-jitted function that it may call, Triton's own too, are replaced by interpreted ones for as long as a launch lasts.
+In the interpreter loads and stores can be watched, also on a machine with a GPU. Triton decides between compiler and interpreter once,
+when a function is decorated. Where it has chosen the compiler, a kernel and every jitted function that it may call, Triton's own too, are
+replaced by interpreted ones for as long as a launch lasts.
 """
 
 import contextlib
@@ -9,13 +10,31 @@ import functools
 import inspect
 
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction, mangle_type
+
+MENDED = "_takes_one_number_out_of_an_array"
+
+
+def mend():
+    """Make `range(0, n, BLOCK)` run with Triton 3.6 and NumPy 2.4 or newer, which no longer takes an array of one number for a number."""
+    patch = getattr(interpreter, "_patch_lang_tensor", None)
+    if patch is None or hasattr(patch, MENDED):
+        return
+
+    def mended(tensor, *scope):
+        patch(tensor, *scope)
+        tensor.__index__ = lambda self: self.handle.data.item()
+
+    setattr(mended, MENDED, True)
+    interpreter._patch_lang_tensor = mended
 
 
 @contextlib.contextmanager
 def interpreted(kernel):
     """The kernel, to be launched in the interpreter with tensors on the CPU. One that is interpreted anyway comes back as it is."""
+    mend()
     if not isinstance(kernel, JITFunction):
         yield kernel
         return

@@ -3,13 +3,14 @@
 Judging never raises for a wrong attempt: whatever it does, a `Result` comes back that says what happened.
 """
 
+import functools
 import importlib
 import re
 import traceback
 
 import numpy as np
 
-from flashlab.course.checks.compare import Wasteful
+from flashlab.course.checks.compare import Explained, Wasteful
 from flashlab.course.checks.own_work import answers_called, is_answer
 from flashlab.course.checks.task import FAILED, NOT_ATTEMPTED, PASSED, Result, Task
 
@@ -45,7 +46,7 @@ def judge_work(task, attempt, seed=0):
     """The `Result` of what a learner has written: right, and their own."""
     result = judge(task, attempt, seed)
     if result.status == PASSED:
-        borrowed = _borrowed(task, attempt, task.cases(np.random.default_rng(seed))[:2])
+        borrowed = _borrowed(task, attempt, _cases(task, seed)[:2])
         if borrowed:
             words = f"the answer is that of {borrowed}, which is flashlab's own: write yours, and compare the two in another cell."
             return _failed(task, 0, "", words)
@@ -67,22 +68,26 @@ def judge(task: Task, attempt, seed=0):
     """The `Result` of an attempt: points by case, the smallest failing case, and the likely mistake."""
     if not callable(attempt):
         return _failed(task, 0, "", f"{task.function} is a {type(attempt).__name__}: define it as a function, with def.")
-    cases = task.cases(np.random.default_rng(seed))
-    failures = []
-    for case in cases:
+    cases = _cases(task, seed)
+    answers, failures = {}, {}
+    for n, case in enumerate(cases):
         try:
-            difference = _judge_case(task, attempt, case)
+            answers[n], difference = _judge_case(task, attempt, case)
         except NotImplementedError as error:
             difference = _missing_helper(task, error)
             if not difference:
                 return _not_attempted(task)
+            answers[n] = difference
         if difference:
-            failures.append((case, difference))
+            failures[n] = difference
     if not failures:
         return Result(task.number, task.title, PASSED, task.points, task.points)
-    case, difference = failures[0]
-    heat = getattr(difference, "heat", ())
-    return _failed(task, _points(task, cases, failures), case.text, str(difference), _likely_mistake(task, attempt, cases), heat)
+    first = min(failures)
+    mistake = None if isinstance(failures[first], Explained) else _likely_mistake(task, seed, answers, failures)
+    right = len(cases) - len(failures)
+    where = cases[first].text + (f" ({right} of the {len(cases)} cases are right)" if right else "")
+    points, difference = _points(task, cases, failures), failures[first]
+    return _failed(task, points, where, str(difference), mistake, getattr(difference, "heat", ()))
 
 
 def _missing_helper(task, error):
@@ -94,50 +99,89 @@ def _missing_helper(task, error):
 
 def _points(task, cases, failures):
     """The share of the cases that passed, rounded down; of one that is right but wasteful, half."""
-    if task.gated and failures[0][0] is cases[0]:
+    if task.gated and 0 in failures:
         return 0
     counted = len(cases) - task.gated
-    lost = sum(1 if isinstance(difference, Wasteful) else 2 for _, difference in failures)
+    lost = sum(1 if isinstance(difference, Wasteful) else 2 for difference in failures.values())
     return task.points * (2 * counted - lost) // (2 * counted)
 
 
 def _judge_case(task, attempt, case):
-    """ "" when the attempt is right on this case, or what is different."""
+    """What counts of the attempt's answer on this case, and "" when it is right, or what is different."""
     arguments = _copied(case.arguments)
     try:
         with np.errstate(all="ignore"):
-            answer = task.call(attempt, *arguments) if task.call else attempt(*arguments)
+            answer = _called(task, attempt, arguments)
     except NotImplementedError:
         raise
     except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == task.function]
-        line = f" in the line `{frames[-1].line}`" if frames and frames[-1].line else ""
-        return f"{type(error).__name__}{line}: {error}"
+        return str(error), _told(error, task.function)
+    meant = _meant(task, answer, case)
     if not _equal(arguments, case.arguments):
-        return f"{task.function} changed an array that it was given: compute a new one (a = a * b, not a *= b)."
-    return task.compare(answer, case)
+        return meant, f"{task.function} changed an array that it was given: compute a new one (a = a * b, not a *= b)."
+    return meant, task.compare(answer, case)
 
 
-def _likely_mistake(task, attempt, cases):
+def _told(error, function):
+    """An error in a line: what it is, and in which of the function's lines."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    frames = [frame for link in chain for frame in traceback.extract_tb(link.__traceback__) if frame.name == function]
+    line = f" in the line `{frames[-1].line}`" if frames and frames[-1].line else ""
+    said = next((link for link in chain if type(link).__name__ != "InterpreterError"), error)  # which wraps what a kernel raises
+    ambiguous = ONE_TRUTH if "truth value of an array" in str(said) else ""
+    return f"{type(said).__name__}{line}: {said}{ambiguous}"
+
+
+ONE_TRUTH = " `and`, `or`, `if` and a chain such as a <= b <= c ask for one truth: join masks with & and |, each comparison in parentheses."
+
+
+def _likely_mistake(task, seed, answers, failures):
     """The known mistake whose answers are the attempt's own on every case."""
+    order = [*failures, *(n for n in answers if n not in failures)]  # what failed first: there most mistakes part
     for mistake in task.mistakes:
-        if all(_equal(_answer(task, attempt, case), _answer(task, mistake.wrong, case)) for case in cases):
+        if all(_equal(answers[n], _mistaken(task, mistake, n, seed)) for n in order):
             return mistake
     return None
 
 
+@functools.lru_cache(maxsize=16)
+def _cases(task, seed):
+    return task.cases(np.random.default_rng(seed))
+
+
+@functools.lru_cache(maxsize=4096)  # whoever checks again waits less
+def _mistaken(task, mistake, n, seed):
+    """What counts of a known mistake's answer on case n."""
+    return _answer(task, mistake.wrong, _cases(task, seed)[n])
+
+
 def _answer(task, function, case):
+    """What counts of a function's answer on this case."""
     try:
         with np.errstate(all="ignore"):
-            answer = task.call(function, *_copied(case.arguments)) if task.call else function(*_copied(case.arguments))
-            return task.meaning(answer, case) if task.meaning else answer
+            return _meant(task, _called(task, function, _copied(case.arguments)), case)
     except Exception as error:
-        return type(error)
+        return str(error)  # of two ways to raise, each has its own words
+
+
+def _called(task, function, arguments):
+    return task.call(function, *arguments) if task.call else function(*arguments)
+
+
+def _meant(task, answer, case):
+    try:
+        return task.meaning(answer, case) if task.meaning else answer
+    except Exception:  # an answer of another kind than was asked for means itself
+        return answer
 
 
 def _equal(a, b):
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, str) or isinstance(b, str):
+        return isinstance(a, str) and isinstance(b, str) and a == b
     try:
         return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, rtol=1e-6, atol=1e-9, equal_nan=True))
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Triton's interpreter: mended where it stumbles, and for kernels that Triton would compile, too.
+"""Triton's interpreter: mended where it stumbles, and for kernels that Triton would compile, too; and the way back.
 
 In the interpreter loads and stores can be watched, also on a machine with a GPU. Triton decides between compiler and interpreter once,
 when a function is decorated. Where it has chosen the compiler, a kernel and every jitted function that it may call, Triton's own too, are
@@ -39,47 +39,71 @@ def interpreted(kernel):
         yield kernel
         return
     mangle_type(0)  # at its first call Triton imports more of itself, which wants to find compiled functions
+    with all_as(InterpretedFunction, kernel):
+        for name, method in _of(JITFunction, dict(inspect.getmembers(tl.tensor))):  # x.sum(…) and the like
+            setattr(tl.tensor, name, functools.partialmethod(InterpretedFunction(method.fn)))
+        yield InterpretedFunction(kernel.fn)
+
+
+@contextlib.contextmanager
+def all_as(kind, kernel):
+    """Every function that the kernel may call, Triton's own too, is of this kind: `InterpretedFunction` or `JITFunction`."""
+    other = JITFunction if kind is InterpretedFunction else InterpretedFunction
     namespaces = {}
-    _collect(vars(tl), namespaces)
-    _collect(kernel.fn.__globals__, namespaces)
+    for names in (vars(tl), kernel.fn.__globals__):
+        _collect(other, names, namespaces)
     with _as_it_was(namespaces.values()):
         for names in namespaces.values():
-            names.update({name: _interpreted(function) for name, function in _jitted(names)})
-        for name, method in _jitted(dict(inspect.getmembers(tl.tensor))):  # x.sum(…) and the like
-            setattr(tl.tensor, name, functools.partialmethod(_interpreted(method)))
-        yield _interpreted(kernel)
+            names.update({name: kind(function.fn) for name, function in _of(other, names)})
+        yield
 
 
-def _interpreted(function):
-    return InterpretedFunction(function.fn)
+def _of(kind, names):
+    return [(name, function) for name, function in names.items() if isinstance(function, kind)]
 
 
-def _jitted(names):
-    return [(name, function) for name, function in names.items() if isinstance(function, JITFunction)]
-
-
-def _collect(names, namespaces):
-    """The namespaces, by their identity, in which functions are found that may be called from this one."""
+def _collect(kind, names, namespaces):
+    """The namespaces, by their identity, in which functions of this kind are found that may be called from this one."""
     if id(names) in namespaces:
         return
     namespaces[id(names)] = names
-    for _, function in _jitted(names):
-        _collect(function.fn.__globals__, namespaces)
+    for _, function in _of(kind, names):
+        _collect(kind, function.fn.__globals__, namespaces)
 
 
 @contextlib.contextmanager
 def _as_it_was(namespaces):
     """Afterwards every name means what it did: the interpreter forgets to put back what it changes for a function within a function."""
-    spaces = [(names, dict(names)) for names in (*namespaces, vars(tl.core), vars(tl.math))]
-    classes = [(kind, dict(vars(kind))) for kind in vars(tl.core).values() if inspect.isclass(kind) and kind.__module__ == tl.core.__name__]
+    before = _snapshot(namespaces)
     try:
         yield
     finally:
-        for names, before in spaces:  # what it added for itself stays: functions that it has rewritten look for it there
-            names.update(before)
-        for kind, before in classes:
-            for name, now in dict(vars(kind)).items():
-                if name not in before:
-                    delattr(kind, name)
-                elif now is not before[name]:
-                    setattr(kind, name, before[name])
+        _put_back(*before)
+
+
+@contextlib.contextmanager
+def as_imported():
+    """Triton's language as it was before any kernel has run in the interpreter."""
+    with _as_it_was(()):
+        _put_back(*AS_IMPORTED)
+        yield
+
+
+def _snapshot(namespaces=()):
+    spaces = [(names, dict(names)) for names in (*namespaces, vars(tl), vars(tl.core), vars(tl.math))]
+    classes = [(kind, dict(vars(kind))) for kind in vars(tl.core).values() if inspect.isclass(kind) and kind.__module__ == tl.core.__name__]
+    return spaces, classes
+
+
+def _put_back(spaces, classes):
+    for names, before in spaces:  # what the interpreter added for itself stays: functions that it has rewritten look for it there
+        names.update(before)
+    for kind, before in classes:
+        for name, now in dict(vars(kind)).items():
+            if name not in before:
+                delattr(kind, name)
+            elif now is not before[name]:
+                setattr(kind, name, before[name])
+
+
+AS_IMPORTED = _snapshot()

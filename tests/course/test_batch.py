@@ -146,7 +146,7 @@ def softmax(scores):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(wrong)])
     nbformat.write(notebook, tmp_path / "01_naive_attention.ipynb")
     passed, failed = (grade_notebook(tmp_path / "01_naive_attention.ipynb", cases=file).results[0] for file in (None, cases))
-    assert (passed.status, failed.status, failed.failing_case) == ("passed", "failed", "the secret case")
+    assert (passed.status, failed.status) == ("passed", "failed") and failed.failing_case.startswith("the secret case (")
     assert failed.points < failed.out_of
 
 

@@ -1,13 +1,15 @@
 """Launches between guards: wherever a learner's kernel loads or stores, the judge survives it and can tell."""
 
+import re
+
 import pytest
 import torch
 import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-from flashlab.course.checks import guarded
-from flashlab.course.checks.guarded import Variant
+from flashlab.course.checks import guarded, lesson_07_mistakes
+from flashlab.course.checks.edited import edited
 from flashlab.course.grading import judge, tasks
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="addresses are watched by the interpreter alone")
@@ -15,21 +17,19 @@ FAR = 2**40  # numbers: no address there belongs to this process
 
 
 @triton.jit
-def axpy(X, Y, Out, a, n, BLOCK: tl.constexpr, LOAD: tl.constexpr, BESIDE: tl.constexpr, STORE: tl.constexpr, ADD: tl.constexpr):
+def axpy(X, Y, Out, a, n, BLOCK: tl.constexpr):
     offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < n
-    out = a * tl.load(X + LOAD + offsets, mask=inside) + tl.load(Y + offsets, mask=inside)
-    if BESIDE:
-        out += tl.load(Out + BESIDE + offsets, mask=inside)
+    x = tl.load(X + offsets, mask=inside)
+    out = a * x + tl.load(Y + offsets, mask=inside)
     tl.store(Out + offsets, out, mask=inside)
-    if STORE:
-        tl.store(Out + STORE + offsets, out, mask=inside)
-    if ADD:
-        tl.atomic_add(Out + ADD + offsets, out, mask=inside)
 
 
-def judged(LOAD=0, BESIDE=0, STORE=0, ADD=0):
-    return judge(tasks("06")["6.1"], Variant(axpy, LOAD=LOAD, BESIDE=BESIDE, STORE=STORE, ADD=ADD))
+def judged(*changes):
+    return judge(tasks("06")["6.1"], edited(axpy, *changes))
+
+
+STORE = "    tl.store(Out + offsets, out, mask=inside)\n"
 
 
 def test_at_home_it_passes():
@@ -38,17 +38,17 @@ def test_at_home_it_passes():
 
 @pytest.mark.parametrize("where", [FAR, -FAR, 4096 + 300])
 def test_a_wild_load_is_nan(where):
-    assert "Out is NaN" in judged(LOAD=where).difference
+    assert "Out is NaN" in judged("X + offsets", f"X + ({where}) + offsets").difference
 
 
 def test_what_lies_beside_an_output_is_nan_to_a_load():
-    assert "Out is NaN" in judged(BESIDE=-300).difference
+    assert "Out is NaN" in judged(STORE, f"    out += tl.load(Out - 300 + offsets, mask=inside)\n{STORE}").difference
 
 
-@pytest.mark.parametrize("how", ["STORE", "ADD"])
+@pytest.mark.parametrize("how", ["store", "atomic_add"])
 @pytest.mark.parametrize("where", [FAR, -FAR, 4096 + 300, -300])
 def test_a_wild_store_is_told(how, where):
-    assert "something was written beside" in judged(**{how: where}).difference
+    assert "something was written beside" in judged(STORE, f"{STORE}    tl.{how}(Out + ({where}) + offsets, out, mask=inside)\n").difference
 
 
 def test_where_triton_looks_otherwise_inside_the_bands_remain(monkeypatch):
@@ -57,4 +57,49 @@ def test_where_triton_looks_otherwise_inside_the_bands_remain(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(guarded, "_inside_of_triton", lambda: None)
     assert judged().status == "passed"
-    assert "something was written beside" in judged(STORE=-300).difference
+    assert "something was written beside" in judged(STORE, f"{STORE}    tl.store(Out - 300 + offsets, out, mask=inside)\n").difference
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (("X + offsets", "X + 1 + offsets"), "Out is NaN: X is loaded past its end"),
+        (("out, mask=inside", "out, mask=offsets < n - 1"), "Out was never written"),
+        (("a * x", "a * x * (1 / (offsets - 1).to(tl.float32) * (offsets - 1))"), "Out is NaN, of inf − inf, 0 · inf, or 0 / 0"),
+        (("a * x", "a * x.to(tl.float16)"), "nearly right: is something float16"),
+        ((STORE, ""), "nothing was stored"),
+        (("tl.load(X + offsets, mask=inside)", "X[offsets]"), "X is a pointer. Read with tl.load"),
+        (("    tl.store", "    out[inside] = 1\n    tl.store"), "write x = tl.where(mask, y, x)"),
+    ],
+)
+def test_what_went_wrong_is_told(changes, words):
+    assert words in judged(*changes).difference
+
+
+def test_a_mask_without_other_is_told():
+    result = judge(tasks("07")["7.2"], edited(lesson_07_mistakes._forward, ", other=0.0", ""))
+    assert "a load has a mask and no other=" in result.difference
+
+
+def test_each_input_is_counted_by_itself():
+    result = judge(tasks("07")["7.2"], next(m.wrong for m in lesson_07_mistakes.FORWARD_MISTAKES if m.name == "V loaded twice"))
+    assert re.search(r"numbers of V were loaded, and [\d,]+ are needed; the ratio is 2", result.difference)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ((lesson_07_mistakes.BEGINS, 'm = -float("inf")'), "Loop-carried variable m has initial type"),
+        (("        m = m_new", "        m = m_new\n        if start_n > 5000:\n            break"), "`break`: unsupported AST node"),
+    ],
+)
+def test_what_the_compiler_refuses_is_told_without_a_gpu(changes, words):
+    for _ in range(2):  # a kernel that has run in the interpreter leaves Triton's language as it found it
+        result = judge(tasks("07")["7.2"], edited(lesson_07_mistakes._forward, *changes))
+        assert "Triton's compiler refuses it" in result.difference and words in result.difference
+        assert judge(tasks("07")["7.2"], lesson_07_mistakes._forward).status == "passed"
+
+
+def test_a_change_that_changes_nothing_is_refused():
+    with pytest.raises(ValueError, match="'minus' is not in axpy"):
+        edited(axpy, "minus", "plus")

@@ -16,6 +16,7 @@ from flashlab.course.interpreter import mend
 SCRIPT = """
 import torch, triton, triton.language as tl
 from triton.runtime.jit import JITFunction
+from flashlab.course.compiler import refusal
 from flashlab.course.interpreter import interpreted
 from flashlab.course.grading import judge, tasks
 from flashlab.course.submission import grade_notebook
@@ -46,6 +47,8 @@ for lesson in ("06", "07", "08"):
             assert result.status == "failed" and result.mistake == mistake.name, (task.number, mistake.name, str(result))
 
 assert isinstance(rows, JITFunction) and isinstance(tl.sum, JITFunction) and isinstance(largest_and_sum, JITFunction)
+assert refusal(rows, (x, out), dict(M=8, N=16)) == ""
+assert "arange's range must be a power of 2" in refusal(rows, (x, out), dict(M=8, N=12))
 signature = {"X": "*fp32", "Out": "*fp32", "M": "constexpr", "N": "constexpr"}
 source = triton.compiler.ASTSource(fn=rows, signature=signature, constexprs={(2,): 8, (3,): 16})
 target = triton.backends.compiler.GPUTarget("cuda", 90, 32)

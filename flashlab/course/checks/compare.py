@@ -13,6 +13,10 @@ class Difference(str):
     heat = ()
 
 
+class Explained(str):
+    """What is wrong in words that leave nothing to guess: no likely mistake is looked for."""
+
+
 class Wasteful(str):
     """What was loaded or stored too often for a result that is right: half of the case's points."""
 
@@ -67,7 +71,7 @@ def _array(name, got, want, note, tolerance):
         f"{axis} {n}" for axis, n in zip(("row", "column") if len(index) < 3 else ("head", "row", "column"), index, strict=False)
     )
     right = want[index] if abs(want[index]) > tolerance else 0.0
-    text = f"{place}{note(index)}: {name} is {got[index]:.6g}, expected {right:.6g}"
+    text = f"{place}{note(index)}: {name} is {got[index] + 0.0:.6g}, expected {right:.6g}"
     if kind.itemsize < 8 and tolerance == TOLERANCE and np.allclose(got, want, rtol=1e-4, atol=1e-4):
         return f"{text}. It is {kind.name}, and what came in is float64: stay there"
     with np.errstate(over="ignore"):

@@ -3,15 +3,17 @@
 The judge launches in the interpreter, wherever it runs: so the same mistake is told in the same words on a laptop and on a GPU. Inputs
 lie between bands of NaN: whoever reads past an end gets NaN into the result. Outputs lie between bands of a number that nobody computes:
 whoever writes past an end leaves a trace, as does who writes into an input. Every load and store is counted, and those that reach even
-past the bands never touch memory: there a wild load gives NaN too, and a wild store is not done, and told. On a GPU, what is right in
-the interpreter is then compiled and launched there as well: races, layouts and TF32 only show there.
+past the bands never touch memory: there a wild load gives NaN too, and a wild store is not done, and told. What is right in the
+interpreter is then shown to Triton's compiler, and on a GPU also compiled and launched: races, layouts and TF32 only show there.
 """
 
 import contextlib
 import functools
 import inspect
+import warnings
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,10 +21,12 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from flashlab.course.checks import compare
+from flashlab.course.compiler import refusal
 from flashlab.course.interpreter import interpreted
 
 GUARD = 4096  # numbers on either side: an index that is off by a tile still lands in it
 SENTINEL = -12345.0
+UNWRITTEN = torch.tensor(0x7FC0BEEF, dtype=torch.int32).view(torch.float32)  # of all NaNs one that nobody computes
 
 
 @dataclass(frozen=True)
@@ -31,102 +35,132 @@ class Launched:
 
     outs: tuple  # arrays
     outside: bool  # whether something was written outside of them
-    loaded: int | None  # numbers, each as often as it was loaded; None with a Triton in which nobody can count
+    loaded: dict | None  # numbers of each input, each as often as it was loaded; None with a Triton in which nobody can count
     stored: int | None
+    past: str  # the input that was loaded past its ends, if one was
+    no_other: bool  # whether a mask left something out that has no value, for want of other=
+    refused: Callable  # what the compiler does not take of the kernel, in words
     on_gpu: Callable | None  # launches once more, on the GPU, and gives its outs; None where there is none
-
-
-class Variant:
-    """A kernel with some of its constants chosen: launched as the kernel is."""
-
-    def __init__(self, kernel, **constants):
-        self.kernel, self.constants = kernel, constants
-
-    def __call__(self, *arguments):
-        raise TypeError("a kernel is launched over a grid: kernel[grid](…)")
 
 
 def launch(kernel, grid, inputs, shapes, *numbers, **constants):
     """Run kernel[grid](*inputs, *outs, *numbers, **constants) for NumPy float32 inputs and outputs of these shapes."""
-    if isinstance(kernel, Variant):
-        kernel, constants = kernel.kernel, constants | kernel.constants
     if not isinstance(kernel, (JITFunction, InterpretedFunction)):
         raise TypeError("write a kernel: a function with @triton.jit, and nothing else, above it")
     if "raise NotImplementedError" in _source(kernel):
         raise NotImplementedError
     inputs = [torch.from_numpy(x) for x in inputs]
     bands, tensors = zip(*(_between(x, torch.nan) for x in inputs), strict=True)
-    buffers, outs = zip(*(_between(torch.full(shape, torch.nan), SENTINEL) for shape in shapes), strict=True)
+    buffers, outs = zip(*(_between(UNWRITTEN.expand(shape), SENTINEL) for shape in shapes), strict=True)
     before = [band.clone() for band in bands]
-    with interpreted(kernel) as slow, _watched(bands, buffers, outs) as seen, _pointers_explained():
+    named = {name: (band, x) for name, band, x in zip(kernel.arg_names, bands, tensors, strict=False)}
+    with interpreted(kernel) as slow, _watched(named, buffers, outs) as seen, _explained(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of NaN, which the judge puts everywhere
         slow[grid](*tensors, *outs, *numbers, **constants)
     results = tuple(out.numpy().copy() for out in outs)
     for out in outs:
         out.fill_(SENTINEL)
     spoiled = any(not torch.equal(band.view(torch.int32), was.view(torch.int32)) for band, was in zip(bands, before, strict=True))
     outside = seen.wild_stores > 0 or spoiled or any(bool((buffer != SENTINEL).any()) for buffer in buffers)
+    counts = (dict(seen.loaded), seen.stored) if seen.counts else (None, None)
+    refused = functools.partial(refusal, kernel, (*tensors, *outs, *numbers), constants)
     compiled = isinstance(kernel, JITFunction) and torch.cuda.is_available()
     on_gpu = functools.partial(_launch_on_gpu, kernel, grid, inputs, shapes, numbers, constants) if compiled else None
-    return Launched(results, outside, *((seen.loaded, seen.stored) if seen.counts else (None, None)), on_gpu)
+    return Launched(results, outside, *counts, seen.past, seen.no_other, refused, on_gpu)
 
 
 def _launch_on_gpu(kernel, grid, inputs, shapes, numbers, constants):
-    outs = [torch.full(shape, torch.nan, device="cuda") for shape in shapes]
+    outs = [UNWRITTEN.expand(shape).cuda() for shape in shapes]
     kernel[grid](*(x.cuda() for x in inputs), *outs, *numbers, **constants)
     return tuple(out.cpu().numpy() for out in outs)
 
 
 @contextlib.contextmanager
-def _pointers_explained():
-    """Says what to do in place of X[offsets], where Triton's own words are of its inside."""
+def _explained():
+    """Says what to do where Triton's own words are of its inside."""
     try:
         yield
     except Exception as error:
-        if not any(
-            words in str(error) for words in ("is not iterable", "item assignment", "unsupported tensor index", "not subscriptable")
-        ):
+        told = next((advice for words, advice in ADVICE.items() if any(part in str(error) for part in words)), None)
+        if told is None:
             raise
-        raise TypeError(
-            f"{error}. If you wrote X[…]: X is a pointer. Read with tl.load(X + offsets, mask=…), write with tl.store(Out + offsets, …)"
-        ) from error
+        raise TypeError(f"{error.__cause__ or error}. {told}") from error
 
 
-def compare_launched(answer, names, wanted, tolerance, loaded, stored):
-    """What is different: the numbers first, then what was written outside, then how much was loaded and stored, then a GPU's numbers."""
+POINTERS = "If you wrote X[…]: X is a pointer. Read with tl.load(X + offsets, mask=…), write with tl.store(Out + offsets, …)"
+ADVICE = {
+    ("is not iterable", "item assignment", "unsupported tensor index", "not subscriptable"): POINTERS,
+    ("to a Python scalar", "truth value"): "A tile is no array of NumPy: in place of x[mask] = y, write x = tl.where(mask, y, x)",
+    ("attribute 'to_tensor'", "__array__"): "A function of NumPy or torch takes no tile: use Triton's, such as tl.exp",
+}
+
+
+def compare_launched(answer, names, wanted, tolerance, loaded):
+    """What is different: the numbers first, then what was written outside, then how much was loaded and stored, then the compiler's word.
+
+    names and wanted: the outputs and what belongs into them; loaded: how many numbers of each input are needed, in their order.
+    """
     if answer.stored == 0:
         return f"nothing was stored: a kernel returns nothing, and ends with tl.store({names[0]} + …, …, mask=…)"
-    difference = _compare_outs(answer.outs, names, wanted, tolerance)
+    difference = _compare_outs(answer, names, wanted, tolerance)
     if difference:
         return difference
     are = f"{names[0]} is right" if len(names) == 1 else "the results are right"
     if answer.outside:
         return f"{are}, but something was written beside: does every edge have its mask in the store?"
-    for word, got, needed in (("loaded", answer.loaded, loaded), ("stored", answer.stored, stored)):
-        if got is not None and got > needed:
-            return compare.Wasteful(f"{are}; {got:,} numbers were {word}, and {needed:,} are needed; the ratio is {got / needed:.3g}")
-    difference = answer.on_gpu and _compare_outs(answer.on_gpu(), names, wanted, tolerance)
+    needed = sum(want.size for want in wanted)
+    counts = []  # (what, how many of them, how many are needed)
+    if answer.loaded is not None:
+        counts = [
+            (f"numbers of {name} were loaded", got, enough) for (name, got), enough in zip(answer.loaded.items(), loaded, strict=True)
+        ]
+        counts.append(("numbers were stored", answer.stored, needed))
+    for words, got, enough in counts:
+        if got > enough:
+            return compare.Wasteful(f"{are}; {got:,} {words}, and {enough:,} are needed; the ratio is {got / enough:.3g}")
+    refused = answer.refused()
+    if refused:
+        return compare.Explained(f"right in the interpreter, and Triton's compiler refuses it, so that no GPU runs it: {refused}")
+    difference = answer.on_gpu and _compare_outs(replace(answer, outs=answer.on_gpu()), names, wanted, tolerance)
     if difference:
         causes = 'a tl.dot without input_precision="ieee", or two programs that write to one place'
-        return f"right in the interpreter, and not when compiled for this GPU: {difference}. What a GPU alone shows: {causes}"
+        words = f"right in the interpreter, and not when compiled for this GPU: {difference}. What a GPU alone shows: {causes}"
+        return compare.Explained(words)
     return ""
 
 
-def _compare_outs(outs, names, wanted, tolerance):
-    for name, out, want in zip(names, outs, wanted, strict=True):
+def _compare_outs(answer, names, wanted, tolerance):
+    for name, out, want in zip(names, answer.outs, wanted, strict=True):
         missing = np.argwhere(np.isnan(out))
         place = "position" if want.ndim == 1 else "row"
         if len(missing):
-            where = f"{place} {missing[0][-want.ndim :][0]}" + (f", column {missing[0][-1]}" if want.ndim > 1 else "")
-            return f"{where}: {name} is NaN. Never written? Made of what lies outside of the inputs (NaN)? Or of inf − inf, or 0 / 0?"
+            first = tuple(missing[0])
+            where = f"{place} {first[-want.ndim :][0]}" + (f", column {first[-1]}" if want.ndim > 1 else "")
+            return f"{where}: {name} {_why_nan(out[first], answer)}"
         difference = compare.arrays((name,), out, want, tolerance=tolerance)
+        if difference and np.allclose(out, want, rtol=NEARLY, atol=NEARLY):
+            return f"{difference}. All of {name} is nearly right: is something float16 or bfloat16 on the way?"
         if difference:
             return difference if want.ndim > 1 else difference.replace("row ", "position ", 1)
     return ""
 
 
+NEARLY = 3e-3
+
+
+def _why_nan(number, answer):
+    if number.view(np.int32) == UNWRITTEN.view(torch.int32).item():
+        return "was never written: does no program own it, or does the store's mask leave it out?"
+    if answer.past:
+        return f"is NaN: {answer.past} is loaded past its end, where NaN lies. Which mask is missing in that load?"
+    if answer.no_other:
+        return "is NaN: a load has a mask and no other=, so what the mask leaves out has no value: other=0.0, or what suits"
+    return "is NaN, of inf − inf, 0 · inf, or 0 / 0"
+
+
 def meaning(answer, case):
     """What counts of a launch, to recognise a mistake."""
-    return (*answer.outs, answer.outside, answer.loaded or 0, answer.stored or 0)
+    return (*answer.outs, answer.outside, *(answer.loaded or {}).values(), answer.stored or 0)
 
 
 def _between(x, filling):
@@ -144,18 +178,23 @@ def _source(kernel):
         return ""
 
 
+@dataclass
 class _Seen:
     """What the interpreter's loads and stores did."""
 
-    def __init__(self, counts=True):
-        self.counts, self.loaded, self.stored, self.wild_stores = counts, 0, 0, 0
+    loaded: Counter = field(default_factory=Counter)
+    stored: int = 0
+    wild_stores: int = 0
+    past: str = ""
+    no_other: bool = False
+    counts: bool = True
 
 
-def _within(pointers, buffers):
-    """Which of the addresses lie in one of the buffers."""
+def _within(pointers, *tensors):
+    """Which of the addresses lie in one of these contiguous tensors."""
     size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
     addresses = pointers.data.astype(np.int64)
-    ranges = [(buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes) for buffer in buffers]
+    ranges = [(x.data_ptr(), x.data_ptr() + x.nbytes) for x in tensors]
     return np.logical_or.reduce([(begin <= addresses) & (addresses <= end - size) for begin, end in ranges])
 
 
@@ -172,42 +211,50 @@ def _inside_of_triton():
 
 @contextlib.contextmanager
 def _watched(inputs, outputs, outs):
-    """What is `_Seen` while Triton's interpreter runs. No load leaves inputs, their bands and outs; no store outputs, bands included."""
+    """What is `_Seen` while Triton's interpreter runs. No load leaves inputs, their bands and outs; no store outputs, bands included.
+
+    inputs: by name, (bands and all, the tensor between them).
+    """
     inside = _inside_of_triton()
     if inside is None:
         yield _Seen(counts=False)
         return
     builder, load, store, add, TensorHandle, np_dtype = inside
 
-    seen = _Seen()
+    seen = _Seen(loaded=Counter(dict.fromkeys(inputs, 0)))
 
     def only(mask, where):
         return TensorHandle(mask.data & where, mask.dtype)
 
     def watched_load(pointers, mask, other, *rest, **named):
-        seen.loaded += int(np.count_nonzero(mask.data))
-        kind, ours = pointers.get_element_ty(), _within(pointers, (*inputs, *outs))
+        ours = _within(pointers, *outs)
+        for name, (bands, tensor) in inputs.items():
+            here = _within(pointers, bands)
+            seen.loaded[name] += int(np.count_nonzero(mask.data & here))
+            if not seen.past and np.any(mask.data & here & ~_within(pointers, tensor)):
+                seen.past = name
+            ours = ours | here
+        kind = pointers.get_element_ty()
         nothing = np.zeros(pointers.data.shape, np_dtype(kind))
         if nothing.dtype.kind == "f":
             nothing[:] = np.nan
         if other is None:  # then Triton promises nothing: the interpreter would give 0, and this gives NaN
             other = TensorHandle(nothing, kind)
+            seen.no_other |= not np.all(mask.data)
         values = load(pointers, only(mask, ours), other, *rest, **named)
         values.data = np.where(mask.data & ~ours, nothing, values.data)
         return values
 
     def watched_store(pointers, value, mask, *rest, **named):
-        ours = _within(pointers, outputs)
+        ours = _within(pointers, *outputs)
         seen.stored += int(np.count_nonzero(mask.data))
         seen.wild_stores += int(np.count_nonzero(mask.data & ~ours))
         return store(pointers, value, only(mask, ours), *rest, **named)
 
     def watched_atomic(operation, pointers, value, mask, *rest, **named):
-        ours = _within(pointers, outputs)
-        seen.loaded += int(np.count_nonzero(mask.data))
         seen.stored += int(np.count_nonzero(mask.data))
-        seen.wild_stores += int(np.count_nonzero(mask.data & ~ours))
-        return add(operation, pointers, value, only(mask, ours), *rest, **named)
+        seen.wild_stores += int(np.count_nonzero(mask.data & ~_within(pointers, *outputs)))
+        return add(operation, pointers, value, only(mask, _within(pointers, *outputs)), *rest, **named)
 
     watched = dict(create_masked_load=watched_load, create_masked_store=watched_store, create_atomic_rmw=watched_atomic)
     vars(builder).update(watched)

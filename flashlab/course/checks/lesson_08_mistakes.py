@@ -1,0 +1,213 @@
+"""The right kernels of exercise 08, and the mistakes people make in them, each as the words that it puts in place of others."""
+
+import functools
+
+import triton
+import triton.language as tl
+
+from flashlab.course.checks.edited import edited
+from flashlab.course.checks.task import Mistake
+
+
+@triton.jit
+def _delta(dOut, Out, Delta, seqlen_q, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr):
+    rows, dims = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    inside = (rows < seqlen_q)[:, None] & (dims < D)[None, :]
+    do = tl.load(dOut + rows[:, None] * D + dims[None, :], mask=inside, other=0.0)
+    out = tl.load(Out + rows[:, None] * D + dims[None, :], mask=inside, other=0.0)
+    delta = tl.sum(do * out, axis=1)
+    tl.store(Delta + rows, delta, mask=rows < seqlen_q)
+
+
+@triton.jit
+def _dq(
+    dOut, Q, K, V, Lse, Delta, dQ, seqlen_q, seqlen_k, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    rows, dims = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    in_q = (rows < seqlen_q)[:, None] & (dims < D)[None, :]
+    q = tl.load(Q + rows[:, None] * D + dims[None, :], mask=in_q, other=0.0)
+    do = tl.load(dOut + rows[:, None] * D + dims[None, :], mask=in_q, other=0.0)
+    lse = tl.load(Lse + rows, mask=rows < seqlen_q, other=0.0)
+    delta = tl.load(Delta + rows, mask=rows < seqlen_q, other=0.0)
+    dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for start_n in range(0, seqlen_k, BLOCK_N):
+        keys = start_n + tl.arange(0, BLOCK_N)
+        in_k = (keys < seqlen_k)[:, None] & (dims < D)[None, :]
+        k = tl.load(K + keys[:, None] * D + dims[None, :], mask=in_k, other=0.0)
+        v = tl.load(V + keys[:, None] * D + dims[None, :], mask=in_k, other=0.0)
+        scores = tl.dot(q, k.T, input_precision="ieee") * scale
+        p = tl.exp(scores - lse[:, None])
+        p = tl.where((keys < seqlen_k)[None, :], p, 0.0)
+        dp = tl.dot(do, v.T, input_precision="ieee")
+        ds = p * (dp - delta[:, None])
+        dq = dq + tl.dot(ds, k, input_precision="ieee")
+    tl.store(dQ + rows[:, None] * D + dims[None, :], dq * scale, mask=in_q)
+
+
+@triton.jit
+def _dkdv(
+    dOut, Q, K, V, Lse, Delta, dK, dV, seqlen_q, seqlen_k, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    keys, dims = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    in_k = (keys < seqlen_k)[:, None] & (dims < D)[None, :]
+    k = tl.load(K + keys[:, None] * D + dims[None, :], mask=in_k, other=0.0)
+    v = tl.load(V + keys[:, None] * D + dims[None, :], mask=in_k, other=0.0)
+    dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    for start_m in range(0, seqlen_q, BLOCK_M):
+        rows = start_m + tl.arange(0, BLOCK_M)
+        in_q = (rows < seqlen_q)[:, None] & (dims < D)[None, :]
+        q = tl.load(Q + rows[:, None] * D + dims[None, :], mask=in_q, other=0.0)
+        do = tl.load(dOut + rows[:, None] * D + dims[None, :], mask=in_q, other=0.0)
+        lse = tl.load(Lse + rows, mask=rows < seqlen_q, other=0.0)
+        delta = tl.load(Delta + rows, mask=rows < seqlen_q, other=0.0)
+        p = tl.exp(tl.dot(q, k.T, input_precision="ieee") * scale - lse[:, None])
+        dv = dv + tl.dot(p.T, do, input_precision="ieee")
+        dp = tl.dot(do, v.T, input_precision="ieee")
+        ds = p * (dp - delta[:, None])
+        dk = dk + tl.dot(ds.T, q, input_precision="ieee")
+    tl.store(dK + keys[:, None] * D + dims[None, :], dk * scale, mask=in_k)
+    tl.store(dV + keys[:, None] * D + dims[None, :], dv, mask=in_k)
+
+
+def _of(kernel, name, sentence, hint, *changes):
+    return Mistake(name, sentence, hint, edited(kernel, *changes))
+
+
+_of_delta, _of_dq, _of_dkdv = (functools.partial(_of, kernel) for kernel in (_delta, _dq, _dkdv))
+
+IN_Q, IN_K = "(rows < seqlen_q)[:, None]", "(keys < seqlen_k)[:, None]"
+ANY_Q, ANY_K = "(rows >= 0)[:, None]", "(keys >= 0)[:, None]"
+AGAIN_K = "        k = tl.load(K + keys[:, None] * D + dims[None, :], mask=in_k, other=0.0)\n"
+AGAIN_Q = "        q = tl.load(Q + rows[:, None] * D + dims[None, :], mask=in_q, other=0.0)\n"
+HIDDEN = "a key past the end has the score 0, and where all scores lie far below, exp(0 − lse) is infinite: set its P to 0."
+NEXT_ROW = "BLOCK_D may be larger than D: what lies past a row is the next row."
+BLOCK_ROWS = "a row has D numbers, not BLOCK_D."
+DS = "p * (dp - delta[:, None])"
+NO_DELTA, NO_P, PLUS_DELTA = (
+    "dS is P ∘ (dP − delta): delta is missing.",
+    "dS is P ∘ (dP − delta): the factor P is missing.",
+    "delta is subtracted.",
+)
+DELTA_LATE = "delta belongs into the bracket: dS is P ∘ (dP − delta), not P ∘ dP − delta."
+NO_SCALE, NO_LSE = "P comes from scale · q kᵀ: the scale is missing there.", "P is exp(score − lse): lse is missing."
+
+DELTA_MISTAKES = (
+    _of_delta(
+        "product of sums",
+        "first multiply number by number, then sum.",
+        1,
+        "tl.sum(do * out, axis=1)",
+        "tl.sum(do, axis=1) * tl.sum(out, axis=1)",
+    ),
+    _of_delta("dOut alone", "Out is missing: delta is the sum of dOut ∘ Out.", 1, "do * out", "do"),
+    _of_delta("dOut squared", "delta is the sum of dOut ∘ Out: one of the two is loaded twice.", 1, "tl.load(Out +", "tl.load(dOut +"),
+    _of_delta("the mean", "the mean instead of the sum.", 1, "axis=1)", "axis=1) / D"),
+    _of_delta("summed over the rows", "sum over the head dim, axis=1: each row has one delta.", 1, "axis=1", "axis=0"),
+    _of_delta("no mask on the head dim", NEXT_ROW, 2, "dims < D", "dims >= 0"),
+    _of_delta("no mask on the loads", "the last tile loads rows that do not exist.", 2, IN_Q, ANY_Q),
+    _of_delta("no mask on the store", "the last tile stores rows that do not exist.", 2, ", mask=rows < seqlen_q", ""),
+    _of_delta("rows begin at BLOCK_D", BLOCK_ROWS, 2, "[:, None] * D", "[:, None] * BLOCK_D"),
+)
+DQ_MISTAKES = (
+    _of_dq("no scale", "dQ lacks the scale: the scores were scale · q kᵀ.", 1, "dq * scale", "dq"),
+    _of_dq("scale twice", "dQ has the scale twice.", 1, "dq * scale", "dq * scale * scale"),
+    _of_dq("scores without scale", NO_SCALE, 1, 'k.T, input_precision="ieee") * scale', 'k.T, input_precision="ieee")'),
+    _of_dq("k not transposed", "a score is a row of q with a row of k: tl.dot(q, k.T, …).", 1, "k.T", "k"),
+    _of_dq("lse forgotten", NO_LSE, 1, "scores - lse[:, None]", "scores"),
+    _of_dq("delta forgotten", NO_DELTA, 1, DS, "p * dp"),
+    _of_dq("delta added", PLUS_DELTA, 1, "dp - delta", "dp + delta"),
+    _of_dq("delta outside of the bracket", DELTA_LATE, 1, DS, "p * dp - delta[:, None]"),
+    _of_dq("P forgotten", NO_P, 1, DS, "dp - delta[:, None]"),
+    _of_dq("times V", "dS meets K in dQ.", 1, "tl.dot(ds, k", "tl.dot(ds, v"),
+    _of_dq("dP from K", "dP is dOut Vᵀ: V, not K.", 1, "tl.dot(do, v.T", "tl.dot(do, k.T"),
+    _of_dq("P in place of dS", "dQ is dS K, not P K.", 1, "tl.dot(ds, k", "tl.dot(p, k"),
+    _of_dq("replaced, not added", "each tile replaces dQ: add.", 2, "dq + tl.dot", "tl.dot"),
+    _of_dq(
+        "scaled in every tile",
+        "dQ is scaled in every tile, and what earlier tiles gave again and again: scale once, after the loop.",
+        1,
+        'k, input_precision="ieee")\n    ',
+        'k, input_precision="ieee")\n        dq = dq * scale\n    ',
+        "dq * scale, mask",
+        "dq, mask",
+    ),
+    _of_dq(
+        "the last keys are lost",
+        "the last, shorter tile of keys is not visited.",
+        2,
+        "range(0, seqlen_k,",
+        "range(0, seqlen_k // BLOCK_N * BLOCK_N,",
+    ),
+    _of_dq(
+        "steps of BLOCK_M", "the walk over the keys goes in steps of BLOCK_N, not BLOCK_M.", 2, "seqlen_k, BLOCK_N)", "seqlen_k, BLOCK_M)"
+    ),
+    _of_dq("loaded twice", "a tile of K is loaded twice.", 2, AGAIN_K, AGAIN_K + AGAIN_K),
+    _of_dq("no mask on the load", "keys past the end are loaded: 0 · NaN is NaN.", 2, IN_K, ANY_K),
+    _of_dq("missing keys not hidden", HIDDEN, 2, "tl.where((keys < seqlen_k)[None, :], p, 0.0)", "p"),
+    _of_dq("rows begin at BLOCK_D", BLOCK_ROWS, 2, "[:, None] * D", "[:, None] * BLOCK_D"),
+)
+DKDV_MISTAKES = (
+    _of_dkdv("no scale", "dK lacks the scale: the scores were scale · q kᵀ.", 1, "dk * scale", "dk"),
+    _of_dkdv("scale twice", "dK has the scale twice.", 1, "dk * scale", "dk * scale * scale"),
+    _of_dkdv("dV scaled", "dV has no scale: it is Pᵀ dOut.", 1, ", dv, mask", ", dv * scale, mask"),
+    _of_dkdv("scores without scale", NO_SCALE, 1, "* scale - lse", "- lse"),
+    _of_dkdv("lse forgotten", NO_LSE, 1, "scale - lse[:, None]", "scale"),
+    _of_dkdv("delta forgotten", NO_DELTA, 1, DS, "p * dp"),
+    _of_dkdv("delta added", PLUS_DELTA, 1, "dp - delta", "dp + delta"),
+    _of_dkdv("delta outside of the bracket", DELTA_LATE, 1, DS, "p * dp - delta[:, None]"),
+    _of_dkdv("P forgotten", NO_P, 1, DS, "dp - delta[:, None]"),
+    _of_dkdv(
+        "dV from dS",
+        "dV is Pᵀ dOut, with the probabilities, not dS.",
+        1,
+        "dv + tl.dot(p.T, do",
+        "dv + tl.dot((p * (tl.dot(do, v.T, input_precision='ieee') - delta[:, None])).T, do",
+    ),
+    _of_dkdv("dK from P", "dK is dSᵀ q, not Pᵀ q.", 1, "tl.dot(ds.T", "tl.dot(p.T"),
+    _of_dkdv("dK of dOut", "dSᵀ meets q in dK, not dOut.", 1, "tl.dot(ds.T, q", "tl.dot(ds.T, do"),
+    _of_dkdv("P not transposed", "dV is Pᵀ dOut: a key gathers over the rows, so P is transposed.", 1, "tl.dot(p.T", "tl.dot(p"),
+    _of_dkdv("dS not transposed", "dK is dSᵀ q: a key gathers over the rows, so dS is transposed.", 1, "tl.dot(ds.T", "tl.dot(ds"),
+    _of_dkdv("replaced, not added", "each tile replaces dK and dV: add.", 2, "dk + tl.dot", "tl.dot", "dv + tl.dot", "tl.dot"),
+    _of_dkdv("dK replaced, not added", "each tile replaces dK: add.", 2, "dk + tl.dot", "tl.dot"),
+    _of_dkdv("dV replaced, not added", "each tile replaces dV: add.", 2, "dv + tl.dot", "tl.dot"),
+    _of_dkdv(
+        "the last rows are lost",
+        "the last, shorter tile of rows is not visited.",
+        2,
+        "range(0, seqlen_q,",
+        "range(0, seqlen_q // BLOCK_M * BLOCK_M,",
+    ),
+    _of_dkdv(
+        "steps of BLOCK_N", "the walk over the rows goes in steps of BLOCK_M, not BLOCK_N.", 2, "seqlen_q, BLOCK_M)", "seqlen_q, BLOCK_N)"
+    ),
+    _of_dkdv("loaded twice", "a tile of Q is loaded twice.", 2, AGAIN_Q, AGAIN_Q + AGAIN_Q),
+    _of_dkdv(
+        "no mask on the loads",
+        "rows past the end are loaded: 0 · NaN is NaN.",
+        2,
+        IN_Q,
+        ANY_Q,
+        "mask=rows < seqlen_q, other=0.0",
+        "mask=rows >= 0, other=0.0",
+    ),
+    _of_dkdv("no mask on Q and dOut", "rows of Q and dOut past the end are loaded: 0 · NaN is NaN.", 2, IN_Q, ANY_Q),
+    _of_dkdv(
+        "no mask on lse and delta",
+        "lse and delta are loaded past their end.",
+        2,
+        "mask=rows < seqlen_q, other=0.0",
+        "mask=rows >= 0, other=0.0",
+    ),
+    _of_dkdv(
+        "no mask on the stores",
+        "the last tile stores keys that do not exist.",
+        2,
+        "dk * scale, mask=in_k",
+        "dk * scale, mask=(dims < D)[None, :]",
+        "dv, mask=in_k",
+        "dv, mask=(dims < D)[None, :]",
+    ),
+)

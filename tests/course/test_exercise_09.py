@@ -112,7 +112,7 @@ WRONG = [
     ("9.3", "ragged keys forgotten", per_group(keys="Sk // BN * BN")),
     ("9.3", "rows unstacked in another order", per_group(unstack="reshape(n, G, D).transpose(1, 0, 2)")),
     ("9.3", "read again for every query head", per_head("h // G")),
-    ("9.3", "K and V read whole",
+    ("9.3", "one pass for all rows",
      GROUPED + "    K, V = np.repeat(np.asarray(K[:]), G, 0), np.repeat(np.asarray(V[:]), G, 0)\n"
      "    s = scale * np.einsum('hid,hjd->hij', Q, K)\n"
      "    p = np.exp(s - s.max(-1, keepdims=True))\n    return p / p.sum(-1, keepdims=True) @ V"),
@@ -195,6 +195,8 @@ def test_whatever_an_attempt_does_a_result_comes_back():
     assert "use //, not /" in str(check("9.2", lambda *arguments: (0.0, 0.0, 0.0, 0.0)))
     assert "no multiple" in str(check("9.2", lambda *arguments: (1, 1, 1, 10**12)))
     assert "shape" in str(check("9.3", lambda *arguments: 5))
+    assert "is a return missing?" in str(check("9.3", lambda *arguments: None))
+    assert "join masks with &" in str(check("9.1", lambda i, j, *_: (j >= i) and (j <= i)))
     assert "three things" in str(check("9.4", lambda *arguments: None))
     assert "ZeroDivisionError" in str(check("9.3", lambda *arguments: 1 / 0))
 

@@ -26,8 +26,8 @@ def walk(first, last, seqlen_k, lowest, highest, BLOCK_N: tl.constexpr):
     lowest_key, past_key = max(0, first + lowest), min(seqlen_k, last + highest + 1)  # what any of the rows sees
     begin = lowest_key // BLOCK_N * BLOCK_N
     end = past_key if lowest_key < past_key else begin  # nothing to see, nothing to visit
-    full_begin = (max(0, last + lowest) + BLOCK_N - 1) // BLOCK_N * BLOCK_N  # the last row sees it from here on
-    full_end = max(0, min(seqlen_k, first + highest + 1)) // BLOCK_N * BLOCK_N  # the first row sees no tile from here on whole
+    full_begin = (max(0, last + lowest) + BLOCK_N - 1) // BLOCK_N * BLOCK_N  # from here on the last row sees tiles whole
+    full_end = max(0, min(seqlen_k, first + highest + 1)) // BLOCK_N * BLOCK_N  # up to here the first row does
     full_begin = min(full_begin, end)
     return begin, full_begin, max(full_begin, full_end), end
 

@@ -1,10 +1,11 @@
 """What each feature costs: its time over that of plain attention of the same visible area, in the same run on the same tensors.
 
-Where FlashAttention-2, as torch ships it, has the feature too, it runs beside. And a document mask over 16k tokens beside FlexAttention,
-compiled, with the same block mask.
+Beside it runs everybody in torch who has the feature too: FlashAttention-2, FlexAttention compiled, and SDPA where there is a mask. And a
+document mask over 16k tokens beside FlexAttention with the same block mask.
 """
 
 import torch
+import torch.nn.functional as F
 
 from flashlab import attention, block_mask, masks
 from flashlab.bench.problems import PACKED as DOCUMENTS
@@ -40,19 +41,6 @@ def cases(head_dim):
         yield f"window {left}", dict(window=(left, 0)), visible, 0
 
 
-FA2_HAS = {"is_causal", "dropout_p", "seed", "window"}
-
-
-def fa2(query, key, value, is_causal=False, dropout_p=0.0, window=(None, None), seed=None):
-    """torch's FlashAttention-2 by its operator, since SDPA has no windows. (seed: torch's own generator draws.)"""
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    lengths, (left, right) = (query.shape[1], key.shape[1]), window
-    out, *_ = torch.ops.aten._flash_attention_forward(
-        query, key, value, None, None, *lengths, dropout_p, is_causal, False, window_size_left=left, window_size_right=right
-    )
-    return out.transpose(1, 2)
-
-
 def measure(head_dim):
     """Rows of milliseconds and ratios; ratios are over a full, featureless call of the same area."""
     leaves, grad_out = tensors(SEQLEN, head_dim)
@@ -69,12 +57,81 @@ def measure(head_dim):
     return rows
 
 
+AGREES = 0.03  # of bfloat16: peers round at other places
+
+
 def _beside(options, leaves, grad_out):
-    """What FlashAttention-2 takes for the same call, if it has the feature."""
-    if options.keys() - FA2_HAS:
-        return {}
-    forward, backward = forward_and_backward(lambda: fa2(*leaves, **options), leaves, grad_out)
-    return dict(fa2_forward_ms=forward, fa2_backward_ms=backward)
+    """{"peers": {name: milliseconds}} of everybody who has these features, each seen to compute the same first."""
+    found, ours = {}, attention(*leaves, **options)
+    for name, has, prepare in PEERS:
+        if not has(options):
+            continue
+        attend = prepare(*leaves, **options)
+        difference = (attend() - ours).abs().max().item()
+        if difference > AGREES and "dropout_p" not in options:  # everybody drops other pairs
+            raise RuntimeError(f"{name} and flashlab differ by {difference:.3g} with {', '.join(options)}: they do not compute the same.")
+        forward, backward = forward_and_backward(attend, leaves, grad_out)
+        found[name] = dict(forward_ms=forward, backward_ms=backward)
+    return dict(peers=found)
+
+
+def _fa2(query, key, value, is_causal=False, dropout_p=0.0, window=(None, None), seed=None):
+    """torch's FlashAttention-2 by its operator, since SDPA has no windows. (seed: torch's own generator draws.)"""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    lengths, (left, right) = (query.shape[1], key.shape[1]), window
+
+    def attend():
+        out, *_ = torch.ops.aten._flash_attention_forward(
+            query, key, value, None, None, *lengths, dropout_p, is_causal, False, window_size_left=left, window_size_right=right
+        )
+        return out.transpose(1, 2)
+
+    return attend
+
+
+def _flex(query, key, value, is_causal=False, window=None, softcap=None, alibi_slopes=None, sinks=None, attn_mask=None):
+    """FlexAttention, compiled for one feature."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    torch.compiler.reset()  # after a few features torch would no longer compile the same function
+    flex, mask, score_mod = torch.compile(flex_attention, dynamic=False), None, None
+    if is_causal or window:
+        left = window[0] if window else SEQLEN
+        mask = create_block_mask(lambda b, h, i, j: (j <= i) & (i - j <= left), None, None, SEQLEN, SEQLEN)
+    if softcap is not None:
+        score_mod = lambda score, b, h, i, j: softcap * torch.tanh(score / softcap)  # noqa: E731
+    if alibi_slopes is not None:
+        score_mod = lambda score, b, h, i, j: score - alibi_slopes[h] * (i - j)  # noqa: E731
+    if attn_mask is not None:
+        score_mod = lambda score, b, h, i, j: score + attn_mask[0, 0, i, j]  # noqa: E731
+    if sinks is None:
+        return lambda: flex(query, key, value, score_mod=score_mod, block_mask=mask)
+
+    @torch.compile(dynamic=False)
+    def with_sinks():  # a sink takes its part of each row's sum, which lse tells
+        out, lse = flex_attention(query, key, value, return_lse=True)
+        return (out * torch.sigmoid(lse - sinks[:, None])[..., None]).to(out.dtype)
+
+    return with_sinks
+
+
+def _sdpa(query, key, value, attn_mask):
+    return lambda: F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
+
+
+def _additive(options):
+    return "attn_mask" in options and options["attn_mask"].dtype != torch.bool
+
+
+PEERS = (  # name, whether it has these features, (query, key, value, **features) → a function that attends
+    ("FlashAttention-2 in torch", lambda options: not options.keys() - {"is_causal", "dropout_p", "seed", "window"}, _fa2),
+    (
+        "FlexAttention",
+        lambda options: bool(options.keys() & {"softcap", "alibi_slopes", "sinks", "window"}) or _additive(options),
+        _flex,
+    ),
+    ("SDPA", lambda options: "attn_mask" in options, _sdpa),
+)
 
 
 def measure_documents(head_dim):

@@ -42,8 +42,8 @@ def _features(rows, documents):
         if "forward_ratio" not in row:  # plain attention itself
             continue
         cells = [row["feature"], f"{row['visible']:.0%}", ", ".join(f"{row[f'{way}_ratio']:.2f}" for way in WAYS)]
-        if "fa2_forward_ms" in row:
-            cells.append("FlashAttention-2 " + ", ".join(f"{row[f'fa2_{way}_ms'] / row[f'{way}_ms']:.2f}" for way in WAYS))
+        beside = {name: ", ".join(f"{times[f'{way}_ms'] / row[f'{way}_ms']:.2f}" for way in WAYS) for name, times in row["peers"].items()}
+        cells.append("; ".join(f"{name} {ratios}" for name, ratios in beside.items()))
         table.add_row(str(row["head_dim"]), *cells)
     for row in documents:
         ratios = ", ".join(f"{row[f'flex_{way}_ms'] / row[f'flashlab_{way}_ms']:.2f}" for way in WAYS)

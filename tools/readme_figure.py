@@ -1,4 +1,4 @@
-"""Draw the README's picture from a committed record: python tools/readme_figure.py [benchmarks/nvidia-h100-80gb-hbm3.json]"""
+"""Draw the README's picture from a committed record: python tools/readme_figure.py [benchmarks/nvidia-h200.json]"""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def draw_speed(axes, rows):
     axes.set_title("Fast, in Triton one can read (D = 128)")
 
 
-def main(record: Path = ROOT / "benchmarks" / "nvidia-h100-80gb-hbm3.json"):
+def main(record: Path = ROOT / "benchmarks" / "nvidia-h200.json"):
     """Draw benchmarks/readme.png. (`flashlab bench` draws the pictures beside its record.)"""
     use_style()
     draw(json.loads(record.read_text())).savefig(ROOT / "benchmarks" / "readme.png", dpi=110, metadata={"Software": None})

@@ -11,7 +11,7 @@ from rich.console import Console
 from flashlab import cli
 from flashlab.bench import compare
 
-RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "nvidia-h100-80gb-hbm3.json"
+RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "nvidia-h200.json"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_other_machines_and_missing_cases_are_refused(records):
     with pytest.raises(ValueError, match="2 cases of the earlier record were not measured now: speed, S=16384"):
         compare.worse(before, now)
     now["machine"]["device"] = "Another"
-    with pytest.raises(ValueError, match="was made on NVIDIA H100 80GB HBM3, and this machine has Another: compare runs of one machine"):
+    with pytest.raises(ValueError, match="was made on NVIDIA H200, and this machine has Another: compare runs of one machine"):
         compare.worse(before, now)
 
 

@@ -83,11 +83,11 @@ def judge(task: Task, attempt, seed=0):
     if not failures:
         return Result(task.number, task.title, PASSED, task.points, task.points)
     first = min(failures)
-    mistake = None if isinstance(failures[first], Explained) else _likely_mistake(task, seed, answers, failures)
+    mistake, alone = (None, True) if isinstance(failures[first], Explained) else _likely_mistake(task, seed, answers, failures)
     right = len(cases) - len(failures)
     where = cases[first].text + (f" ({right} of the {len(cases)} cases are right)" if right else "")
     points, difference = _points(task, cases, failures), failures[first]
-    return _failed(task, points, where, str(difference), mistake, getattr(difference, "heat", ()))
+    return _failed(task, points, where, str(difference), mistake, alone, getattr(difference, "heat", ()))
 
 
 def _missing_helper(task, error):
@@ -138,12 +138,25 @@ ONE_TRUTH = " `and`, `or`, `if` and a chain such as a <= b <= c ask for one trut
 
 
 def _likely_mistake(task, seed, answers, failures):
-    """The known mistake whose answers are the attempt's own on every case."""
-    order = [*failures, *(n for n in answers if n not in failures)]  # what failed first: there most mistakes part
-    for mistake in task.mistakes:
-        if all(_equal(answers[n], _mistaken(task, mistake, n, seed)) for n in order):
-            return mistake
-    return None
+    """(the known mistake whose answers are the attempt's own, whether they are on every case).
+
+    Where no mistake explains every case, there may be two in one: then it is the one that explains the smallest failing case and most
+    of the others, if one does.
+    """
+
+    def explains(mistake, n):
+        return _equal(answers[n], _mistaken(task, mistake, n, seed))
+
+    first, *others = [*failures, *(n for n in answers if n not in failures)]  # what failed first: there most mistakes part
+    candidates = [mistake for mistake in task.mistakes if explains(mistake, first)]
+    for mistake in candidates:
+        if all(explains(mistake, n) for n in others):
+            return mistake, True
+    ranked = sorted(candidates, key=lambda mistake: -sum(explains(mistake, n) for n in others))
+    counts = {mistake.sentence: sum(explains(mistake, n) for n in others) for mistake in reversed(ranked)}
+    if not ranked or 2 * counts[ranked[0].sentence] < len(others) or sum(count == max(counts.values()) for count in counts.values()) > 1:
+        return None, True
+    return ranked[0], False
 
 
 @functools.lru_cache(maxsize=16)
@@ -200,7 +213,8 @@ def _not_attempted(task):
     return Result(task.number, task.title, NOT_ATTEMPTED, 0, task.points)
 
 
-def _failed(task, points, case, difference, mistake=None, heat=()):
+def _failed(task, points, case, difference, mistake=None, alone=True, heat=()):
     case = re.sub(r"\b1 (row|key|number|head)s\b", r"1 \1", case).replace("1 queries", "1 query")
     advice = f"likely: {mistake.sentence} Hint {mistake.hint} is about this." if mistake else ""
+    advice += "" if alone else " (Something else is wrong as well.)"
     return Result(task.number, task.title, FAILED, points, task.points, case, difference, mistake.name if mistake else "", advice, heat)

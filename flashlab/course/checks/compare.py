@@ -71,7 +71,10 @@ def _array(name, got, want, note, tolerance):
         f"{axis} {n}" for axis, n in zip(("row", "column") if len(index) < 3 else ("head", "row", "column"), index, strict=False)
     )
     right = want[index] if abs(want[index]) > tolerance else 0.0
-    text = f"{place}{note(index)}: {name} is {got[index] + 0.0:.6g}, expected {right:.6g}"
+    told = f"{got[index] + 0.0:.6g}", f"{right:.6g}"
+    text = f"{place}{note(index)}: {name} is {told[0]}, expected {told[1]}"
+    if told[0] == told[1]:
+        text += f"; they differ by {abs(got[index] - right):.1g}, and at most {tolerance * (1 + abs(right)):.1g} is rounding"
     if kind.itemsize < 8 and tolerance == TOLERANCE and np.allclose(got, want, rtol=1e-4, atol=1e-4):
         return f"{text}. It is {kind.name}, and what came in is float64: stay there"
     with np.errstate(over="ignore"):

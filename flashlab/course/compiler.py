@@ -62,4 +62,11 @@ def _in_a_line(error):
     told = re.search(r"([^\n]*)\n\s*\^\n(.*)", str(error), re.DOTALL)
     line, reason = told.groups() if told else ("", f"{type(error).__name__}: {error}")
     reason = re.sub(r"""^\w+\((['"])(.*)\1\)$""", r"\2", " ".join(reason.split()))
-    return f"`{line.strip()}`: {reason}" if line else reason
+    advice = next((f". {words}" for part, words in ADVICE.items() if part in reason), "")
+    return (f"`{line.strip()}`: {reason}" if line else reason) + advice
+
+
+ADVICE = {
+    "multiple comparison": "`&` binds more tightly than `<`: put each comparison in parentheses",
+    "type: Break": "There is no way out of a loop: let it end where nothing is left to do",
+}

@@ -196,9 +196,13 @@ def _equal(a, b):
     if isinstance(a, str) or isinstance(b, str):
         return isinstance(a, str) and isinstance(b, str) and a == b
     try:
-        return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, rtol=1e-6, atol=1e-9, equal_nan=True))
+        tolerance = SINGLE if np.float32 in (np.asarray(a).dtype, np.asarray(b).dtype) else DOUBLE
+        return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, **tolerance, equal_nan=True))
     except (TypeError, ValueError):
         return a is b
+
+
+DOUBLE, SINGLE = dict(rtol=1e-6, atol=1e-9), dict(rtol=1e-4, atol=1e-5)  # the same mistake, made in another order, rounds differently
 
 
 def _copied(arguments):

@@ -4,7 +4,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 from flashlab.course import figures
-from flashlab.course.figures import explore, show
+from flashlab.course.figures import explore, show, speed
+from flashlab.course.records import committed
 
 
 def draw(bars=3, color="Q"):
@@ -41,3 +42,18 @@ def test_the_picture_follows_its_controls(shown):
     choice.value = "K"
     seen.append(picture.value)
     assert len(set(seen)) == 3 and all('<img alt="bars"' in value for value in seen)
+
+
+def test_the_committed_record_becomes_pictures(tmp_path):
+    written = speed.draw_all(committed(), tmp_path / "a.json")
+    assert [path.name for path in written] == ["a-tflops.png", "a-ratios.png", "a-roofline.png"] and all(path.exists() for path in written)
+    for head_dim in (64, 128):
+        for attention in ("causal", "full"):
+            axes = speed.draw_changes(head_dim, attention).axes[0]
+            assert len(axes.patches) == 8 and axes.patches[0].get_width() == max(bar.get_width() for bar in axes.patches)
+    plt.close("all")
+
+
+def test_of_another_machine_there_is_no_record():
+    with pytest.raises(ValueError, match="abacus"):
+        committed("abacus")

@@ -7,9 +7,11 @@ past the bands never touch memory: there a wild load gives NaN too, and a wild s
 interpreter is then shown to Triton's compiler, and on a GPU also compiled and launched: races, layouts and TF32 only show there.
 """
 
+import ast
 import contextlib
 import functools
 import inspect
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -39,6 +41,7 @@ class Launched:
     stored: int | None
     past: str  # the input that was loaded past its ends, if one was
     no_other: bool  # whether a mask left something out that has no value, for want of other=
+    added: bool  # whether an output was read or added to
     refused: Callable  # what the compiler does not take of the kernel, in words
     on_gpu: Callable | None  # launches once more, on the GPU, and gives its outs; None where there is none
 
@@ -47,7 +50,7 @@ def launch(kernel, grid, inputs, shapes, *numbers, **constants):
     """Run kernel[grid](*inputs, *outs, *numbers, **constants) for NumPy float32 inputs and outputs of these shapes."""
     if not isinstance(kernel, (JITFunction, InterpretedFunction)):
         raise TypeError("write a kernel: a function with @triton.jit, and nothing else, above it")
-    if "raise NotImplementedError" in _source(kernel):
+    if _is_stub(kernel):
         raise NotImplementedError
     inputs = [torch.from_numpy(x) for x in inputs]
     bands, tensors = zip(*(_between(x, torch.nan) for x in inputs), strict=True)
@@ -66,7 +69,7 @@ def launch(kernel, grid, inputs, shapes, *numbers, **constants):
     refused = functools.partial(refusal, kernel, (*tensors, *outs, *numbers), constants)
     compiled = isinstance(kernel, JITFunction) and torch.cuda.is_available()
     on_gpu = functools.partial(_launch_on_gpu, kernel, grid, inputs, shapes, numbers, constants) if compiled else None
-    return Launched(results, outside, *counts, seen.past, seen.no_other, refused, on_gpu)
+    return Launched(results, outside, *counts, seen.past, seen.no_other, seen.added, refused, on_gpu)
 
 
 def _launch_on_gpu(kernel, grid, inputs, shapes, numbers, constants):
@@ -87,11 +90,20 @@ def _explained():
         raise TypeError(f"{error.__cause__ or error}. {told}") from error
 
 
-POINTERS = "If you wrote X[…]: X is a pointer. Read with tl.load(X + offsets, mask=…), write with tl.store(Out + offsets, …)"
+TILES = (
+    "A tile is no list and no array: use Triton's functions of it, such as tl.max(x, axis=0) and tl.where. And if you wrote X[…]: X is a "
+    "pointer. Read with tl.load(X + offsets, mask=…), write with tl.store(Out + offsets, …)"
+)
 ADVICE = {
-    ("is not iterable", "item assignment", "unsupported tensor index", "not subscriptable"): POINTERS,
-    ("to a Python scalar", "truth value"): "A tile is no array of NumPy: in place of x[mask] = y, write x = tl.where(mask, y, x)",
-    ("attribute 'to_tensor'", "__array__"): "A function of NumPy or torch takes no tile: use Triton's, such as tl.exp",
+    ("is not iterable", "item assignment", "unsupported tensor index", "not subscriptable"): TILES,
+    (
+        "to a Python scalar",
+    ): "A tile is no number: use Triton's functions, such as tl.exp. In place of x[mask] = y, write x = tl.where(mask, y, x)",
+    ("truth value",): "A tile is no single truth: in place of `if`, mask the load and the store, or write x = tl.where(mask, y, x)",
+    ("attribute 'to_tensor'", "__array__", "argument 'out'", "attribute 'type'", "ufunc", "must be Tensor"): (
+        "A function of NumPy or torch takes no tile: use Triton's, such as tl.exp"
+    ),
+    ("make_shape_compatible",): "A number for each row needs a second axis to meet a tile: x[:, None]; one for each column, x[None, :]",
 }
 
 
@@ -109,6 +121,9 @@ def compare_launched(answer, names, wanted, tolerance, loaded):
     if answer.outside:
         return f"{are}, but something was written beside: does every edge have its mask in the store?"
     needed = sum(want.size for want in wanted)
+    if answer.past:
+        words = f"{are}, but {answer.past} is loaded past its end, where anything may lie: which mask is missing in that load?"
+        return compare.Wasteful(words)
     counts = []  # (what, how many of them, how many are needed)
     if answer.loaded is not None:
         counts = [
@@ -139,7 +154,7 @@ def _compare_outs(answer, names, wanted, tolerance):
             return f"{where}: {name} {_why_nan(out[first], answer)}"
         difference = compare.arrays((name,), out, want, tolerance=tolerance)
         if difference and np.allclose(out, want, rtol=NEARLY, atol=NEARLY):
-            return f"{difference}. All of {name} is nearly right: is something float16 or bfloat16 on the way?"
+            return f"{difference}. All of {name} is nearly right: is something float16 or bfloat16 on the way, or was a small number added?"
         if difference:
             return difference if want.ndim > 1 else difference.replace("row ", "position ", 1)
     return ""
@@ -150,9 +165,13 @@ NEARLY = 3e-3
 
 def _why_nan(number, answer):
     if number.view(np.int32) == UNWRITTEN.view(torch.int32).item():
-        return "was never written: does no program own it, or does the store's mask leave it out?"
+        if answer.added:
+            return (
+                "is NaN: something was added to what lay there before, which is no number. Add up in a tile of your own, and store it once"
+            )
+        return "was never written: does no program own it, does the store's mask leave it out, or does it step by the wrong number?"
     if answer.past:
-        return f"is NaN: {answer.past} is loaded past its end, where NaN lies. Which mask is missing in that load?"
+        return f"is NaN: {answer.past} is loaded past its end, where NaN lies. Is a mask missing in that load, or the step wrong?"
     if answer.no_other:
         return "is NaN: a load has a mask and no other=, so what the mask leaves out has no value: other=0.0, or what suits"
     return "is NaN, of inf − inf, 0 · inf, or 0 / 0"
@@ -160,7 +179,8 @@ def _why_nan(number, answer):
 
 def meaning(answer, case):
     """What counts of a launch, to recognise a mistake."""
-    return (*answer.outs, answer.outside, *(answer.loaded or {}).values(), answer.stored or 0)
+    told = answer.past, str(answer.no_other), str(answer.added)  # so that of two NaN each has its own cause
+    return (*answer.outs, answer.outside, *(answer.loaded or {}).values(), answer.stored or 0, *told)
 
 
 def _between(x, filling):
@@ -170,12 +190,19 @@ def _between(x, filling):
     return buffer, inside.copy_(x)
 
 
-def _source(kernel):
-    function = getattr(kernel, "fn", kernel)
+@functools.lru_cache(maxsize=256)
+def _is_stub(kernel):
+    """Whether a kernel is still to be written. Tells who has left that line in."""
     try:
-        return inspect.getsource(function)
+        source = inspect.getsource(kernel.fn)
     except (OSError, TypeError):
-        return ""
+        return False
+    [function] = ast.parse(textwrap.dedent(source)).body
+    body = [statement for statement in function.body if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))]
+    raises = [isinstance(node, ast.Raise) and "NotImplementedError" in ast.unparse(node) for node in body]
+    if any(raises) and len(body) > 1:
+        raise TypeError("the line `raise NotImplementedError` is still in the kernel: delete it")
+    return any(raises)
 
 
 @dataclass
@@ -187,6 +214,7 @@ class _Seen:
     wild_stores: int = 0
     past: str = ""
     no_other: bool = False
+    added: bool = False
     counts: bool = True
 
 
@@ -228,6 +256,7 @@ def _watched(inputs, outputs, outs):
 
     def watched_load(pointers, mask, other, *rest, **named):
         ours = _within(pointers, *outs)
+        seen.added |= bool(np.any(mask.data & ours))
         for name, (bands, tensor) in inputs.items():
             here = _within(pointers, bands)
             seen.loaded[name] += int(np.count_nonzero(mask.data & here))
@@ -240,7 +269,7 @@ def _watched(inputs, outputs, outs):
             nothing[:] = np.nan
         if other is None:  # then Triton promises nothing: the interpreter would give 0, and this gives NaN
             other = TensorHandle(nothing, kind)
-            seen.no_other |= not np.all(mask.data)
+            seen.no_other |= not bool(np.all(mask.data))
         values = load(pointers, only(mask, ours), other, *rest, **named)
         values.data = np.where(mask.data & ~ours, nothing, values.data)
         return values
@@ -253,6 +282,7 @@ def _watched(inputs, outputs, outs):
 
     def watched_atomic(operation, pointers, value, mask, *rest, **named):
         seen.stored += int(np.count_nonzero(mask.data))
+        seen.added = True
         seen.wild_stores += int(np.count_nonzero(mask.data & ~_within(pointers, *outputs)))
         return add(operation, pointers, value, only(mask, _within(pointers, *outputs)), *rest, **named)
 

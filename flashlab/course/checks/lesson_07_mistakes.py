@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from flashlab.course.checks.edited import edited
+from flashlab.course.checks.kernel_mistakes import one_too_many, unmasked_loads, wrong_axis, wrong_program, wrong_steps, wrong_walk
 from flashlab.course.checks.task import Mistake
 
 
@@ -65,6 +66,8 @@ _causal = edited(
 
 IN_Q, IN_K = "in_q = (rows < seqlen_q)[:, None] & (dims < D)[None, :]", "in_k = (keys < seqlen_k)[:, None] & (dims < D)[None, :]"
 ANY_Q, ANY_K = "in_q = (rows >= 0)[:, None] & (dims < D)[None, :]", "in_k = (keys >= 0)[:, None] & (dims < D)[None, :]"
+OF_ROWS = ("rows[:, None] * D + dims[None, :]", "mask=in_q", "in_q", "(rows >= 0)[:, None] & (dims < D)[None, :]")
+OF_KEYS = ("keys[:, None] * D + dims[None, :]", "mask=in_k", "in_k", "(keys >= 0)[:, None] & (dims < D)[None, :]")
 NEXT_ROW = "BLOCK_D may be larger than D, and what lies past a row of {} is its next row: ask for dims < D in that load."
 OTHER = "the scores of keys past the end become {}, and where all others lie further below, they win: use −inf."
 
@@ -81,8 +84,6 @@ SCORE_MISTAKES = (
     _of_scores("no mask on Q's head dim", NEXT_ROW.format("Q"), 2, IN_Q, "in_q = (rows < seqlen_q)[:, None] & (dims >= 0)[None, :]"),
     _of_scores("no mask on K's head dim", NEXT_ROW.format("K"), 2, IN_K, "in_k = (keys < seqlen_k)[:, None] & (dims >= 0)[None, :]"),
     _of_scores("no mask on the rows", "the last tiles load rows and keys that do not exist.", 2, IN_Q, ANY_Q, IN_K, ANY_K),
-    _of_scores("no mask on Q's rows", "the last tile of Q loads rows that do not exist.", 2, IN_Q, ANY_Q),
-    _of_scores("no mask on K's rows", "the last tile of K loads keys that do not exist.", 2, IN_K, ANY_K),
     _of_scores("no mask on the store", "tiles at the edge are written past it.", 2, ", scores, mask=inside", ", scores"),
     _of_scores(
         "the store asks for rows alone",
@@ -123,6 +124,9 @@ SCORE_MISTAKES = (
         "tl.program_id(0)",
     ),
     _of_scores("rows begin at BLOCK_D", "a row of Q and K has D numbers, not BLOCK_D.", 1, "[:, None] * D", "[:, None] * BLOCK_D"),
+    *wrong_steps(_scores, 1, Q="rows", K="keys"),
+    *one_too_many(_scores, 2, rows="seqlen_q", keys="seqlen_k", dims="D"),
+    *unmasked_loads(_scores, 2, Q=OF_ROWS, K=OF_KEYS),
 )
 
 
@@ -136,6 +140,7 @@ AT_KEYS, ANYWHERE = "keys[:, None] * D + dims[None, :]", "mask=(keys >= 0)[:, No
 RESCALED = "acc = tl.dot(p, v, acc * rescale[:, None]", "acc = tl.dot(p, v, acc"
 OLDER = "summed against an older maximum: in each tile multiply {} by exp(m − m_new), with the m of before."
 LATE_Q = "    q = tl.load(Q + rows[:, None] * D + dims[None, :], mask=in_q, other=0.0)\n"
+STORED_LSE = "    tl.store(Lse + rows, m + tl.log(l), mask=rows < seqlen_q)\n"
 BEGINS = 'm = tl.full([BLOCK_M], -float("inf"), tl.float32)'
 FINITE = "m begins at {}, and a row whose scores all lie far below that sums to nothing: begin at −inf."
 FORWARD_MISTAKES = (
@@ -182,8 +187,12 @@ FORWARD_MISTAKES = (
     ),
     _of_forward("exp2 as it is", "exp2(x) is 2 to the x: for exp(x) it needs x · log2(e).", 1, "tl.exp(", "tl.exp2("),
     _of_forward("m begins at 0", FINITE.format("0"), 1, BEGINS, "m = tl.zeros([BLOCK_M], tl.float32)"),
-    _of_forward("m begins at -100", FINITE.format("−100"), 1, BEGINS, "m = tl.full([BLOCK_M], -100.0, tl.float32)"),
-    _of_forward("m begins at -1000", FINITE.format("−1000"), 1, BEGINS, "m = tl.full([BLOCK_M], -1000.0, tl.float32)"),
+    *(
+        _of_forward(
+            "m begins at a finite number", FINITE.format("a finite number"), 1, BEGINS, f"m = tl.full([BLOCK_M], {finite}, tl.float32)"
+        )
+        for finite in (-100.0, -1000.0)
+    ),
     _of_forward(
         "each tile replaces acc",
         "each tile replaces what acc held: add to it.",
@@ -205,17 +214,6 @@ FORWARD_MISTAKES = (
     _of_forward("lse without m", "lse is m + log(l): l was summed against m.", 1, "m + tl.log(l)", "tl.log(l)"),
     _of_forward("lse with l", "lse is m + log(l): the logarithm of l, not l.", 1, "m + tl.log(l)", "m + l"),
     _of_forward("lse in log2", "lse is m + log(l), with the natural logarithm.", 1, "tl.log(l)", "tl.log2(l)"),
-    _of_forward(
-        "the last keys are lost",
-        "the last, shorter tile of keys is not visited.",
-        1,
-        "end = seqlen_k",
-        "end = seqlen_k // BLOCK_N * BLOCK_N",
-    ),
-    _of_forward(
-        "the first keys are lost", "the walk begins with the second tile: begin at key 0.", 1, "range(0, end", "range(BLOCK_N, end"
-    ),
-    _of_forward("steps of BLOCK_M", "the walk over the keys goes in steps of BLOCK_N, not BLOCK_M.", 1, "end, BLOCK_N)", "end, BLOCK_M)"),
     _of_forward(
         "Q in the loop",
         "q is loaded anew in every tile: load it once, before the loop.",
@@ -258,21 +256,6 @@ FORWARD_MISTAKES = (
     _of_forward("missing keys are -1000", OTHER.format("−1000"), 2, 'scores, -float("inf"))', "scores, -1000.0)"),
     _of_forward("missing keys are -10000", OTHER.format("−10000"), 2, 'scores, -float("inf"))', "scores, -10000.0)"),
     _of_forward("no mask on the loads", "keys past the end are loaded from K and V: 0 · NaN is NaN.", 2, IN_K, ANY_K),
-    _of_forward("no mask on K", "keys past the end are loaded from K.", 2, f"K + {AT_KEYS}, mask=in_k", f"K + {AT_KEYS}, {ANYWHERE}"),
-    _of_forward(
-        "no mask on V",
-        "keys past the end are loaded from V: their p is 0, and 0 · NaN is NaN.",
-        2,
-        f"V + {AT_KEYS}, mask=in_k",
-        f"V + {AT_KEYS}, {ANYWHERE}",
-    ),
-    _of_forward(
-        "no mask on Q",
-        "the last tile loads rows of Q that do not exist.",
-        2,
-        LATE_Q,
-        LATE_Q.replace("in_q", "(rows >= 0)[:, None] & (dims < D)[None, :]"),
-    ),
     _of_forward(
         "no mask on the head dim",
         NEXT_ROW.format("Q, K and V"),
@@ -290,6 +273,27 @@ FORWARD_MISTAKES = (
         "acc / l[:, None], mask=(dims < D)[None, :]",
     ),
     _of_forward("rows begin at BLOCK_D", "a row of Q, K, V and Out has D numbers, not BLOCK_D.", 2, "[:, None] * D", "[:, None] * BLOCK_D"),
+    _of_forward(
+        "p without m", "p is exp(scores − m_new), with the m of this round: m is not brought up to date.", 1, "        m = m_new\n", ""
+    ),
+    _of_forward("own scale", "the scale is given: use it as it is, not D ** -0.5.", 1, "* scale", "* D ** -0.5"),
+    _of_forward(
+        "acc is not kept", "tl.dot(p, v, acc, …) changes no tile, it returns the sum: acc = tl.dot(…).", 1, "acc = tl.dot(p", "tl.dot(p"
+    ),
+    _of_forward(
+        "acc is added twice",
+        "tl.dot(p, v, acc, …) is the sum with acc already: assign it, and do not add it once more.",
+        1,
+        "acc = tl.dot(p",
+        "acc += tl.dot(p",
+    ),
+    _of_forward("Lse not stored", "Lse is not stored: a tl.store for it is missing.", 1, STORED_LSE, ""),
+    *wrong_axis(_forward, 1, "m_new", "rescale"),
+    *wrong_walk(_forward, 1, "keys", "start_n", "end", "seqlen_q", "BLOCK_N", "BLOCK_M"),
+    *wrong_program(_forward, 1, "BLOCK_M", "BLOCK_N"),
+    *wrong_steps(_forward, 2, Q="rows", K="keys", V="keys", Out="rows"),
+    *one_too_many(_forward, 2, rows="seqlen_q", keys="seqlen_k", dims="D"),
+    *unmasked_loads(_forward, 2, Q=OF_ROWS, K=OF_KEYS, V=OF_KEYS),
 )
 
 ALL_KEYS, SEEN = ("end = tl.minimum(seqlen_k, start_m + BLOCK_M)", "end = seqlen_k"), " & (keys[None, :] <= rows[:, None])"

@@ -6,6 +6,15 @@ import triton
 import triton.language as tl
 
 from flashlab.course.checks.edited import edited
+from flashlab.course.checks.kernel_mistakes import (
+    one_too_many,
+    sum_not_kept,
+    unmasked_loads,
+    wrong_axis,
+    wrong_program,
+    wrong_steps,
+    wrong_walk,
+)
 from flashlab.course.checks.task import Mistake
 
 
@@ -82,7 +91,9 @@ IN_Q, IN_K = "(rows < seqlen_q)[:, None]", "(keys < seqlen_k)[:, None]"
 ANY_Q, ANY_K = "(rows >= 0)[:, None]", "(keys >= 0)[:, None]"
 AGAIN_K = "        k = tl.load(K + keys[:, None] * D + dims[None, :], mask=in_k, other=0.0)\n"
 AGAIN_Q = "        q = tl.load(Q + rows[:, None] * D + dims[None, :], mask=in_q, other=0.0)\n"
-HIDDEN = "a key past the end has the score 0, and where all scores lie far below, exp(0 − lse) is infinite: set its P to 0."
+HIDDEN = (
+    "a key past the end has the score 0, and where all scores lie far below, exp(0 − lse) is ∞, and ∞ · 0 is NaN: tl.where sets P to 0."
+)
 NEXT_ROW = "BLOCK_D may be larger than D: what lies past a row is the next row."
 BLOCK_ROWS = "a row has D numbers, not BLOCK_D."
 DS = "p * (dp - delta[:, None])"
@@ -93,6 +104,15 @@ NO_DELTA, NO_P, PLUS_DELTA = (
 )
 DELTA_LATE = "delta belongs into the bracket: dS is P ∘ (dP − delta), not P ∘ dP − delta."
 NO_SCALE, NO_LSE = "P comes from scale · q kᵀ: the scale is missing there.", "P is exp(score − lse): lse is missing."
+
+AT_ROWS, AT_KEYS = "rows[:, None] * D + dims[None, :]", "keys[:, None] * D + dims[None, :]"
+OF_ROWS = (AT_ROWS, "mask=in_q", "in_q", "(rows >= 0)[:, None] & (dims < D)[None, :]")
+OF_KEYS = (AT_KEYS, "mask=in_k", "in_k", "(keys >= 0)[:, None] & (dims < D)[None, :]")
+OF_BOTH = (AT_ROWS, "mask=inside", "inside", "(rows >= 0)[:, None] & (dims < D)[None, :]")
+ONE_A_ROW = ("rows", "mask=rows < seqlen_q", "<", ">= 0 *")
+OWN_SCALE = "the scale is given: use it as it is, not D ** -0.5."
+IN_THE_LOOP = "what belongs to the program's own tile is loaded in every round: load it once, before the loop."
+NO_STORE = "{0} is not stored: a tl.store for it is missing."
 
 DELTA_MISTAKES = (
     _of_delta(
@@ -110,6 +130,18 @@ DELTA_MISTAKES = (
     _of_delta("no mask on the loads", "the last tile loads rows that do not exist.", 2, IN_Q, ANY_Q),
     _of_delta("no mask on the store", "the last tile stores rows that do not exist.", 2, ", mask=rows < seqlen_q", ""),
     _of_delta("rows begin at BLOCK_D", BLOCK_ROWS, 2, "[:, None] * D", "[:, None] * BLOCK_D"),
+    _of_delta("rows begin at seqlen_q", "a row has D numbers, not seqlen_q.", 2, "[:, None] * D", "[:, None] * seqlen_q"),
+    _of_delta("no axis", "tl.sum without axis=1 gives one number for the whole tile: each row has its own.", 1, ", axis=1", ""),
+    _of_delta(
+        "no masks at all",
+        "nothing is masked: the last tile reaches past the last row, and what lies past a row's D numbers is the next row.",
+        2,
+        *(", mask=inside, other=0.0", "", ", mask=rows < seqlen_q", ""),
+    ),
+    *wrong_steps(_delta, 2, dOut="rows", Out="rows"),
+    *one_too_many(_delta, 2, rows="seqlen_q", dims="D"),
+    *unmasked_loads(_delta, 2, dOut=OF_BOTH, Out=OF_BOTH),
+    *wrong_program(_delta, 1, "BLOCK_M"),
 )
 DQ_MISTAKES = (
     _of_dq("no scale", "dQ lacks the scale: the scores were scale · q kᵀ.", 1, "dq * scale", "dq"),
@@ -124,7 +156,6 @@ DQ_MISTAKES = (
     _of_dq("times V", "dS meets K in dQ.", 1, "tl.dot(ds, k", "tl.dot(ds, v"),
     _of_dq("dP from K", "dP is dOut Vᵀ: V, not K.", 1, "tl.dot(do, v.T", "tl.dot(do, k.T"),
     _of_dq("P in place of dS", "dQ is dS K, not P K.", 1, "tl.dot(ds, k", "tl.dot(p, k"),
-    _of_dq("replaced, not added", "each tile replaces dQ: add.", 2, "dq + tl.dot", "tl.dot"),
     _of_dq(
         "scaled in every tile",
         "dQ is scaled in every tile, and what earlier tiles gave again and again: scale once, after the loop.",
@@ -134,20 +165,50 @@ DQ_MISTAKES = (
         "dq * scale, mask",
         "dq, mask",
     ),
-    _of_dq(
-        "the last keys are lost",
-        "the last, shorter tile of keys is not visited.",
-        2,
-        "range(0, seqlen_k,",
-        "range(0, seqlen_k // BLOCK_N * BLOCK_N,",
-    ),
-    _of_dq(
-        "steps of BLOCK_M", "the walk over the keys goes in steps of BLOCK_N, not BLOCK_M.", 2, "seqlen_k, BLOCK_N)", "seqlen_k, BLOCK_M)"
-    ),
     _of_dq("loaded twice", "a tile of K is loaded twice.", 2, AGAIN_K, AGAIN_K + AGAIN_K),
     _of_dq("no mask on the load", "keys past the end are loaded: 0 · NaN is NaN.", 2, IN_K, ANY_K),
     _of_dq("missing keys not hidden", HIDDEN, 2, "tl.where((keys < seqlen_k)[None, :], p, 0.0)", "p"),
     _of_dq("rows begin at BLOCK_D", BLOCK_ROWS, 2, "[:, None] * D", "[:, None] * BLOCK_D"),
+    _of_dq("no mask on the head dim", NEXT_ROW, 2, "(dims < D)", "(dims >= 0)"),
+    _of_dq("no mask on the rows", "the last tile loads and stores rows that do not exist.", 2, IN_Q, ANY_Q),
+    _of_dq("no mask on lse and delta", "lse and delta are loaded past their end.", 2, "mask=rows < seqlen_q", "mask=rows >= 0"),
+    _of_dq(
+        "no mask on the store",
+        "the last tile stores rows that do not exist.",
+        2,
+        "dq * scale, mask=in_q",
+        "dq * scale, mask=(dims < D)[None, :]",
+    ),
+    _of_dq("own scale", OWN_SCALE, 1, "* scale", "* D ** -0.5"),
+    _of_dq(
+        "delta minus dP",
+        "the sign is turned: dS is P ∘ (dP − delta), not P ∘ (delta − dP).",
+        1,
+        "dp - delta[:, None]",
+        "delta[:, None] - dp",
+    ),
+    _of_dq("lse minus score", "the sign is turned: P is exp(score − lse).", 1, "scores - lse[:, None]", "lse[:, None] - scores"),
+    _of_dq("lse added", "lse is subtracted, not added.", 1, "scores - lse", "scores + lse"),
+    _of_dq("v not transposed", "dP is dOut Vᵀ: tl.dot(do, v.T, …).", 1, "v.T", "v"),
+    _of_dq(
+        "lse and delta swapped",
+        "lse and delta are swapped.",
+        1,
+        "tl.load(Lse",
+        "tl.load(lse_",
+        "tl.load(Delta",
+        "tl.load(Lse",
+        "tl.load(lse_",
+        "tl.load(Delta",
+    ),
+    _of_dq("own tile in the loop", IN_THE_LOOP, 2, "        in_k =", f"{AGAIN_Q}        in_k ="),
+    *sum_not_kept(_dq, 2, "dq", "ds, k"),
+    *wrong_axis(_dq, 1, "lse", "delta"),
+    *wrong_walk(_dq, 2, "keys", "start_n", "seqlen_k", "seqlen_q", "BLOCK_N", "BLOCK_M"),
+    *wrong_program(_dq, 1, "BLOCK_M", "BLOCK_N"),
+    *wrong_steps(_dq, 2, Q="rows", dOut="rows", dQ="rows", K="keys", V="keys"),
+    *one_too_many(_dq, 2, rows="seqlen_q", keys="seqlen_k", dims="D"),
+    *unmasked_loads(_dq, 2, Q=OF_ROWS, dOut=OF_ROWS, K=OF_KEYS, V=OF_KEYS, Lse=ONE_A_ROW, Delta=ONE_A_ROW),
 )
 DKDV_MISTAKES = (
     _of_dkdv("no scale", "dK lacks the scale: the scores were scale · q kᵀ.", 1, "dk * scale", "dk"),
@@ -170,19 +231,6 @@ DKDV_MISTAKES = (
     _of_dkdv("dK of dOut", "dSᵀ meets q in dK, not dOut.", 1, "tl.dot(ds.T, q", "tl.dot(ds.T, do"),
     _of_dkdv("P not transposed", "dV is Pᵀ dOut: a key gathers over the rows, so P is transposed.", 1, "tl.dot(p.T", "tl.dot(p"),
     _of_dkdv("dS not transposed", "dK is dSᵀ q: a key gathers over the rows, so dS is transposed.", 1, "tl.dot(ds.T", "tl.dot(ds"),
-    _of_dkdv("replaced, not added", "each tile replaces dK and dV: add.", 2, "dk + tl.dot", "tl.dot", "dv + tl.dot", "tl.dot"),
-    _of_dkdv("dK replaced, not added", "each tile replaces dK: add.", 2, "dk + tl.dot", "tl.dot"),
-    _of_dkdv("dV replaced, not added", "each tile replaces dV: add.", 2, "dv + tl.dot", "tl.dot"),
-    _of_dkdv(
-        "the last rows are lost",
-        "the last, shorter tile of rows is not visited.",
-        2,
-        "range(0, seqlen_q,",
-        "range(0, seqlen_q // BLOCK_M * BLOCK_M,",
-    ),
-    _of_dkdv(
-        "steps of BLOCK_N", "the walk over the rows goes in steps of BLOCK_M, not BLOCK_N.", 2, "seqlen_q, BLOCK_M)", "seqlen_q, BLOCK_N)"
-    ),
     _of_dkdv("loaded twice", "a tile of Q is loaded twice.", 2, AGAIN_Q, AGAIN_Q + AGAIN_Q),
     _of_dkdv(
         "no mask on the loads",
@@ -210,4 +258,40 @@ DKDV_MISTAKES = (
         "dv, mask=in_k",
         "dv, mask=(dims < D)[None, :]",
     ),
+    _of_dkdv("no mask on the head dim", NEXT_ROW, 2, "(dims < D)", "(dims >= 0)"),
+    _of_dkdv("no mask on the keys", "the last tile loads and stores keys that do not exist.", 2, IN_K, ANY_K),
+    _of_dkdv("rows begin at BLOCK_D", BLOCK_ROWS, 2, "[:, None] * D", "[:, None] * BLOCK_D"),
+    _of_dkdv("own scale", OWN_SCALE, 1, "* scale", "* D ** -0.5"),
+    _of_dkdv("scale on dV", "the scale belongs to dK, not to dV.", 1, "dk * scale, mask", "dk, mask", ", dv, mask", ", dv * scale, mask"),
+    _of_dkdv(
+        "scaled in every tile",
+        "dK is scaled in every tile, and what earlier tiles gave again and again: scale once, after the loop.",
+        1,
+        'dk = dk + tl.dot(ds.T, q, input_precision="ieee")',
+        'dk = (dk + tl.dot(ds.T, q, input_precision="ieee")) * scale',
+        "dk * scale, mask",
+        "dk, mask",
+    ),
+    _of_dkdv(
+        "delta minus dP",
+        "the sign is turned: dS is P ∘ (dP − delta), not P ∘ (delta − dP).",
+        1,
+        "dp - delta[:, None]",
+        "delta[:, None] - dp",
+    ),
+    _of_dkdv("lse added", "lse is subtracted, not added.", 1, "scale - lse", "scale + lse"),
+    _of_dkdv("k not transposed", "a score is a row of q with a row of k: tl.dot(q, k.T, …).", 1, "k.T", "k"),
+    _of_dkdv("v not transposed", "dP is dOut Vᵀ: tl.dot(do, v.T, …).", 1, "v.T", "v"),
+    _of_dkdv("neither transposed", "dV is Pᵀ dOut and dK is dSᵀ q: both are transposed.", 1, "p.T", "p", "ds.T", "ds"),
+    _of_dkdv("dK not stored", NO_STORE.format("dK"), 2, f"    tl.store(dK + {AT_KEYS}, dk * scale, mask=in_k)\n", ""),
+    _of_dkdv("dV not stored", NO_STORE.format("dV"), 2, f"    tl.store(dV + {AT_KEYS}, dv, mask=in_k)\n", ""),
+    _of_dkdv("own tile in the loop", IN_THE_LOOP, 2, "        in_q =", f"{AGAIN_K}        in_q ="),
+    *sum_not_kept(_dkdv, 2, "dk", "ds.T, q"),
+    *sum_not_kept(_dkdv, 2, "dv", "p.T, do"),
+    *wrong_axis(_dkdv, 1, "lse", "delta"),
+    *wrong_walk(_dkdv, 2, "rows", "start_m", "seqlen_q", "seqlen_k", "BLOCK_M", "BLOCK_N"),
+    *wrong_program(_dkdv, 1, "BLOCK_N", "BLOCK_M"),
+    *wrong_steps(_dkdv, 2, Q="rows", dOut="rows", K="keys", V="keys", dK="keys", dV="keys"),
+    *one_too_many(_dkdv, 2, rows="seqlen_q", keys="seqlen_k", dims="D"),
+    *unmasked_loads(_dkdv, 2, Q=OF_ROWS, dOut=OF_ROWS, K=OF_KEYS, V=OF_KEYS, Lse=ONE_A_ROW, Delta=ONE_A_ROW),
 )

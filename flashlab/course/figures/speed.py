@@ -1,4 +1,4 @@
-"""A record of `flashlab bench` as pictures: TFLOP/s against length, the ratio to each peer, and the ladder under its roof."""
+"""A record of `flashlab bench` as pictures: TFLOP/s against length, ratios to peers, the ladder under its roof, lesson 10's changes."""
 
 import math
 
@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 
 from flashlab.bench.speed import ratio, tflops
 from flashlab.course.figures.style import COLORS, use_style
+from flashlab.course.records import committed
 
 LINES = {  # peers in the order of the legend
     "flashlab": (COLORS["good"], "o"),
@@ -110,6 +111,41 @@ def draw_roofline(record):
     axes.set(xscale="log", yscale="log", xlabel="FLOPs for each byte moved", ylabel="TFLOP/s", xlim=(1, 1e4), ylim=(1, matmul * 2))
     axes.set_title("The forward pass under its roof")
     figure.supxlabel(_circumstances(record), size=9, color=COLORS["scores"])
+    return figure
+
+
+def draw_changes(head_dim=128, attention="causal"):
+    """Lesson 10's changes on the committed record's GPU: each on top of those before it; and what the last version loses without it."""
+    record, is_causal = committed(), attention == "causal"
+    rows = [row for row in record["changes"] if (row["head_dim"], row["is_causal"]) == (head_dim, is_causal)]
+    ms = {how: {row["change"]: row["forward_ms"] for row in rows if row["how"] == how} for how in ("with", "without", "library")}
+    names = [*ms["with"], "flashlab"]
+    times = [*ms["with"].values(), ms["library"]["flashlab"]]
+    final = ms["with"][names[-2]]
+    ms["without"][names[-2]] = ms["with"][names[-3]]
+    figure, axes = plt.subplots(figsize=(8.5, 3.6))
+    colors = [COLORS["scores"], *[COLORS["good"]] * (len(names) - 2), COLORS["V"]]
+    axes.barh(names, times, color=colors, height=0.6)
+    for n, (name, time) in enumerate(zip(names, times, strict=True)):
+        words = f"{time:.2f} ms" + (f"   × {times[n - 1] / time:.2f}" if 0 < n < len(names) - 1 else "")
+        axes.text(time + times[0] / 100, n, words, va="center", size=9)
+        if name in ms["without"]:
+            axes.text(
+                1.02,
+                n,
+                f"× {ms['without'][name] / final:.2f}",
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                size=9,
+                color=COLORS["bad"],
+            )
+    axes.text(1.02, -0.95, "last version\nwithout it", transform=axes.get_yaxis_transform(), va="center", size=9, color=COLORS["bad"])
+    axes.invert_yaxis()
+    axes.set(xlabel="milliseconds of a forward pass", xlim=(0, times[0] * 1.12))
+    axes.set_title(f"One change after the other: D = {head_dim}, {attention}", pad=12)
+    first, machine = rows[0], record["machine"]
+    problem = f"{first['batch']} × {first['heads']} heads, {first['seqlen']:,} tokens, {first['dtype']}"
+    figure.supxlabel(f"{problem} · {machine['device']}, triton {machine['triton']}", size=9, color=COLORS["scores"])
     return figure
 
 

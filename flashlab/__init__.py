@@ -8,7 +8,8 @@ Importing this package needs neither Triton nor a GPU and sets no environment va
 
 from flashlab import masks
 from flashlab.attention import attention, attention_varlen, block_mask
+from flashlab.decoding import attention_decode
 from flashlab.explain import explain
 
-__all__ = ["attention", "attention_varlen", "block_mask", "explain", "masks"]
+__all__ = ["attention", "attention_decode", "attention_varlen", "block_mask", "explain", "masks"]
 __version__ = "0.1.0"

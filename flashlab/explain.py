@@ -66,16 +66,21 @@ def _on_turing(query, value):
 
 
 def _tiles(query, key, value, spec, extras):
-    from flashlab.kernels import configs
+    from flashlab.kernels import configs, decode
 
     names = ["forward", "dkdv", "dq"]
     if extras.attn_mask is not None and extras.attn_mask.requires_grad:
         names.append("mask_gradient")
     chosen = {}
+    if decode.suits(query, key, spec, extras):  # the forward pass is split over the keys
+        config = configs.choose_decoding(query, value.shape[-1], paged=False)
+        chosen["decode"] = (decode.rows_of_a_tile(query, key), config.BLOCK_N, config.num_warps, config.num_stages)
+        names.remove("forward")
     for name in names:
         described = configs.can_describe(name, (query, key, value), spec, extras)
-        chosen[name] = configs.choose(name, query, value, spec, extras, described)
-    return {name: (c.BLOCK_M, c.BLOCK_N, c.num_warps, c.num_stages) for name, c in chosen.items()}
+        config = configs.choose(name, query, value, spec, extras, described)
+        chosen[name] = (config.BLOCK_M, config.BLOCK_N, config.num_warps, config.num_stages)
+    return chosen
 
 
 def _features(query, key, value, spec, extras):

@@ -86,10 +86,12 @@ def _mask_gradient_on_cpu(grad_out, query, key, value, lse, delta, *features):
 
 def _forward_on_cuda(query, key, value, *features):
     _require_triton()
+    from flashlab.kernels.decode import decode, suits
     from flashlab.kernels.forward import forward
 
+    spec, extras = _described(query, features)
     with torch.cuda.device_of(query):
-        return forward(query, key, value, *_described(query, features))
+        return (decode if suits(query, key, spec, extras) else forward)(query, key, value, spec, extras)
 
 
 def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, *features):

@@ -28,6 +28,7 @@ Source: names, arguments and alignment of flash-attn 2.8, https://github.com/Dao
 import torch
 
 from flashlab.attention import attention, attention_varlen
+from flashlab.decoding import attention_decode
 
 
 def flash_attn_func(
@@ -73,8 +74,8 @@ def flash_attn_varlen_func(
     """
     if block_table is not None:
         raise ValueError(
-            "block_table is given, and paged key caches are not there yet: gather each sequence's pages into packed k and v "
-            "(total_k, heads, head_dim) with their cu_seqlens_k, and pass block_table=None."
+            "block_table is given, and packed queries read no pages: use flash_attn_with_kvcache, which takes a block_table, or gather "
+            "each sequence's pages into packed k and v (total_k, heads, head_dim) with their cu_seqlens_k, and pass block_table=None."
         )
     out, lse = attention_varlen(
         *(_laid_out(name, x, ("total", "heads", "head_dim")) for name, x in (("q", q), ("k", k), ("v", v))), cu_seqlens_q, cu_seqlens_k,
@@ -106,6 +107,38 @@ def flash_attn_varlen_qkvpacked_func(
         q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes,
         deterministic, return_attn_probs,
     )  # fmt: skip
+
+
+def flash_attn_with_kvcache(
+    q, k_cache, v_cache, k=None, v=None, rotary_cos=None, rotary_sin=None, cache_seqlens=None, cache_batch_idx=None, cache_leftpad=None,
+    block_table=None, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, rotary_interleaved=True, alibi_slopes=None,
+    num_splits=0, return_softmax_lse=False,
+):  # fmt: skip
+    """A few new tokens against a cache, in place: `flashlab.attention_decode` in flash-attn's layout, (B, Sq, Hq, D).
+
+    q: (B, Sq, Hq, D); k_cache, v_cache: (B, capacity, Hkv, D), or with block_table (pages, page size, Hkv, D).
+    k, v: (B, n, Hkv, D), written behind cache_seqlens, an int or (B,), int32. cache_batch_idx: (B,), int32: whose cache is read.
+    cache_leftpad must be None. num_splits: 0 chooses. The rest and errors: this module's docstring, and that of `attention_decode`.
+    Returns out, or with return_softmax_lse (out, lse (B, Hq, Sq)).
+    """
+    if cache_leftpad is not None:
+        raise ValueError("cache_leftpad is given, and caches begin at key 0 here: shift each sequence to the start of its cache.")
+    names = ("batch", "sequence", "heads", "head_dim")
+    query, k_cache, v_cache = (_laid_out(*x, names).transpose(1, 2) for x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)))
+    key, value = (None if x is None else _laid_out(name, x, names).transpose(1, 2) for name, x in (("k", k), ("v", v)))
+    if isinstance(cache_seqlens, int):
+        cache_seqlens = torch.full(query.shape[:1], cache_seqlens, dtype=torch.int32, device=query.device)
+    if cache_batch_idx is not None:
+        if block_table is not None:
+            raise ValueError("cache_batch_idx and block_table are both given: a table says already whose pages are read. Pass one of them.")
+        block_table = cache_batch_idx.to(torch.int32)[:, None]  # a cache of one page each
+    out, lse = attention_decode(
+        query, k_cache, v_cache, cache_seqlens, key=key, value=value, block_table=block_table, scale=softmax_scale, is_causal=causal,
+        window=window_size, softcap=softcap, alibi_slopes=alibi_slopes, rotary_cos=rotary_cos, rotary_sin=rotary_sin,
+        rotary_interleaved=rotary_interleaved, splits=num_splits or None, return_lse=True,
+    )  # fmt: skip
+    out = out.transpose(1, 2)
+    return (out, lse) if return_softmax_lse else out
 
 
 def _laid_out(name, tensor, dims):

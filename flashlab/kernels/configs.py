@@ -143,6 +143,36 @@ TURING_FLOAT32["dq", 256] = Config(8, 16, num_warps=4, num_stages=1)
 AMD = {**PORTABLE, ("forward", 256): Config(32, 32, num_warps=4, num_stages=1)}
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How a cache of keys is read: it is bytes under way that count, not products."""
+
+    BLOCK_N: int  # keys of a tile
+    num_warps: int
+    num_stages: int
+    neighbours: int  # programs to a multiprocessor, by which splits are counted
+
+
+# The best of 112 tried on an H200. Pages cost addresses: smaller tiles, and more programs to hide them.
+DECODE_HOPPER = {64: Decoding(128, 4, 3, 1), 128: Decoding(128, 4, 3, 1), 256: Decoding(64, 4, 2, 1)}
+DECODE_HOPPER_PAGES = {64: Decoding(64, 2, 3, 4), 128: Decoding(64, 2, 3, 4), 256: Decoding(32, 2, 3, 4)}
+DECODE_PORTABLE = {64: Decoding(64, 4, 2, 2), 128: Decoding(64, 4, 2, 2), 256: Decoding(32, 4, 2, 2)}
+DECODE_TURING = {64: Decoding(64, 4, 1, 2), 128: Decoding(64, 4, 1, 2), 256: Decoding(32, 4, 1, 2)}
+DECODE_FLOAT32 = {64: Decoding(32, 4, 1, 2), 128: Decoding(32, 4, 1, 2), 256: Decoding(16, 4, 1, 2)}
+
+
+def choose_decoding(query, value_dim, paged):
+    """The Decoding of a call of this device, dtype and head dims."""
+    target = target_of(query)
+    if query.dtype == torch.float32:
+        table = DECODE_FLOAT32
+    elif target == (9, 0):
+        table = DECODE_HOPPER_PAGES if paged else DECODE_HOPPER
+    else:
+        table = DECODE_TURING if target == "gfx942" or target[0] == 7 else DECODE_PORTABLE
+    return table[head_dim_class(max(query.shape[-1], value_dim))]
+
+
 def choose(kernel, query, value, spec, extras, described=False):
     """The Config of `kernel` ("forward", "delta", "dkdv", "dq" or "mask_gradient") for a call of this device, dtype and head dims.
 

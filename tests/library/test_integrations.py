@@ -165,6 +165,10 @@ def test_dropout_follows_torchs_generator():
 
 
 COMMON = ["dropout_p", "softmax_scale", "causal", "window_size", "softcap", "alibi_slopes", "deterministic", "return_attn_probs"]
+KVCACHE = [
+    "q", "k_cache", "v_cache", "k", "v", "rotary_cos", "rotary_sin", "cache_seqlens", "cache_batch_idx", "cache_leftpad", "block_table",
+    "softmax_scale", "causal", "window_size", "softcap", "rotary_interleaved", "alibi_slopes", "num_splits", "return_softmax_lse",
+]  # fmt: skip
 LENGTHS = ["cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"]
 
 
@@ -187,6 +191,30 @@ def test_signatures_are_those_of_flash_attn_2_8(name, parameters):
     assert defaults == [0.0, None, False, (-1, -1), 0.0, None, False, False]
 
 
+def test_the_signature_of_flash_attn_with_kvcache():
+    signature = inspect.signature(flash_attn.flash_attn_with_kvcache).parameters
+    assert list(signature) == KVCACHE and all(x.default is None for x in list(signature.values())[3:12])
+    assert [x.default for x in list(signature.values())[12:]] == [False, (-1, -1), 0.0, True, None, 0, False]
+
+
+def test_flash_attn_with_kvcache_is_decoding_in_its_layout():
+    q, k_cache, v_cache = (torch.randn(2, s, h, 16, device=DEVICE) for s, h in ((2, 4), (12, 2), (12, 2)))
+    k, v = (torch.randn(2, 2, 2, 16, device=DEVICE) for _ in range(2))
+    whole = [x.clone() for x in (k_cache, v_cache)]
+    for cache, x in zip(whole, (k, v), strict=True):
+        cache[:, 7:9] = x
+    truth = flash_attn.flash_attn_func(q, *(x[:, :9] for x in whole), causal=True, window_size=(4, 0))
+    arguments = dict(k=k, v=v, causal=True, window_size=(4, 0))
+    out, lse = flash_attn.flash_attn_with_kvcache(q, k_cache, v_cache, cache_seqlens=7, return_softmax_lse=True, **arguments)
+    torch.testing.assert_close(out, truth, rtol=1e-5, atol=1e-5)
+    assert lse.shape == (2, 4, 2) and all(torch.equal(x, y) for x, y in zip((k_cache, v_cache), whole, strict=True))
+    swapped = torch.tensor([1, 0], dtype=torch.int32, device=DEVICE)
+    other = flash_attn.flash_attn_with_kvcache(
+        q.flip(0), k_cache, v_cache, cache_seqlens=9, cache_batch_idx=swapped, causal=True, window_size=(4, 0)
+    )
+    torch.testing.assert_close(other.flip(0), truth, rtol=1e-5, atol=1e-5)
+
+
 def test_flash_attn_errors_say_what_to_do():
     q, k, v = draw((2, 5, 4, 8), (2, 6, 2, 8), (2, 6, 2, 8))
     starts = torch.tensor([0, 5], dtype=torch.int32, device=DEVICE)
@@ -198,7 +226,7 @@ def test_flash_attn_errors_say_what_to_do():
         flash_attn.flash_attn_kvpacked_func(q, k)
     with pytest.raises(ValueError, match=r"qkv is \(5, 2, 4, 8\): .*\(total, 3, heads, head_dim\)"):
         flash_attn.flash_attn_varlen_qkvpacked_func(torch.stack([q[0], q[0]], dim=1), starts, 5)
-    with pytest.raises(ValueError, match="block_table .* paged"):
+    with pytest.raises(ValueError, match="use flash_attn_with_kvcache"):
         flash_attn.flash_attn_varlen_func(q[0], k[0], v[0], starts, starts + 1, 5, 6, block_table=starts)
 
 

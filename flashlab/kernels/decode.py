@@ -1,0 +1,297 @@
+"""Decoding: a few new rows against a long cache of keys, which is split over programs and joined again by the lse merge of lesson 03.
+
+One program owns a tile of rows, of one head of keys, and one split of the keys. Rows are packed: row r of a tile is new token r // GROUP of
+query head r % GROUP, so a group of heads reads each key once. Where keys lie in pages, a table says which page holds which.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from flashlab.checks import MOST_SPLITS
+from flashlab.kernels import configs
+from flashlab.kernels.shaping import Place, as_jit, capped_scores, features_of, shape_scores
+from flashlab.kernels.tile import LN_2, LOG2_E, online_softmax_step, view
+from flashlab.kernels.walk import highest_key, lowest_key
+from flashlab.layout import empty_out
+from flashlab.spec import NO_EXTRAS
+
+MOST_ROWS = 64  # of a tile
+LEAST_TILES = 2  # of keys, of a split
+SPLIT_FROM = 512  # keys, of a call of `attention`
+NEARLY_BUSY = 0.9  # of the busiest choice of splits: fewer splits leave less to join
+
+
+@triton.jit
+def row_of(r, GROUP: tl.constexpr):
+    """(new token, query head within the group) of a packed row."""
+    return r // GROUP, r % GROUP
+
+
+@triton.jit
+def cache_rows(cache, table, batch, head, j, length, PAGE: tl.constexpr):
+    """Pointers to the keys j of one head: [BLOCK_N]. Entries of the table past the length are never read."""
+    j = j.to(tl.int64)
+    head = cache.pointer + tl.cast(head, tl.int64) * cache.strides[1]
+    if table is None:
+        return head + tl.cast(batch, tl.int64) * cache.strides[0] + j * cache.strides[2]
+    else:
+        page = tl.load(table.pointer + batch * table.strides[0] + j // PAGE * table.strides[1], mask=j < length, other=0)
+        return head + page.to(tl.int64) * cache.strides[0] + j % PAGE * cache.strides[2]
+
+
+@triton.jit
+def load_keys(cache, rows, j, length, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    dims = tl.arange(0, BLOCK_D)[None, :]
+    mask = (j < length)[:, None] if BLOCK_D == HEAD_DIM else (j < length)[:, None] & (dims < HEAD_DIM)
+    return tl.load(rows[:, None] + dims * cache.strides[3], mask=mask, other=0.0)  # [BLOCK_N, BLOCK_D]
+
+
+@triton.jit
+def decode_kernel(
+    Q, K, V, Out, Lse, lengths, added, capacity, table, scales, features, scale, seqlen_q, heads_kv, row_tiles, splits,
+    BOTTOM_RIGHT: tl.constexpr, GROUP: tl.constexpr, PAGE: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
+    MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Out (splits, B, Hq, Sq, Dv) and Lse (splits, B, Hq, Sq): softmax over this program's split of the keys alone."""
+    program, split = tl.program_id(0), tl.program_id(1)
+    start_m = program % row_tiles * BLOCK_M
+    head_kv, batch = program // row_tiles % heads_kv, program // row_tiles // heads_kv
+    length = capacity if lengths is None else tl.load(lengths + batch) + added
+
+    r = start_m + tl.arange(0, BLOCK_M)
+    token, of_group = row_of(r, GROUP)
+    in_rows = (token < seqlen_q)[:, None]
+    head = head_kv * GROUP + of_group
+    i = token[:, None]
+    at = Place(batch, head[:, None], seqlen_q, length, 0, 0, length - seqlen_q if BOTTOM_RIGHT else 0, 0)
+
+    dims, value_dims = tl.arange(0, BLOCK_D)[None, :], tl.arange(0, BLOCK_V)[None, :]
+    q_rows = Q.pointer + tl.cast(batch, tl.int64) * Q.strides[0] + head[:, None] * Q.strides[1] + i * Q.strides[2]
+    q = tl.load(q_rows + dims * Q.strides[3], mask=in_rows & (dims < HEAD_DIM), other=0.0)  # [BLOCK_M, BLOCK_D]
+    if scales is not None:  # of an fp8 cache, one for each head
+        scale *= tl.load(scales[0] + head_kv)
+
+    begin, end = 0, length  # keys that any of these rows sees
+    first, last = start_m // GROUP, tl.minimum((start_m + BLOCK_M - 1) // GROUP, seqlen_q - 1)
+    if features.left is not None:
+        begin = tl.maximum(0, first + lowest_key(at, features)) // BLOCK_N * BLOCK_N
+    if features.right is not None:
+        end = tl.maximum(0, tl.minimum(length, last + highest_key(at, features) + 1))
+    share = tl.cdiv(tl.cdiv(tl.maximum(0, end - begin), splits), BLOCK_N) * BLOCK_N
+    begin += split * share
+    end = tl.minimum(end, begin + share)
+
+    m = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    l = tl.zeros([BLOCK_M], tl.float32)
+    if features.sinks is not None:  # a key whose value is 0, in the first split alone
+        sink = tl.load(features.sinks + head).to(tl.float32) * LOG2_E
+        m = tl.where(split == 0, sink, m)
+        l = tl.where(m == -float("inf"), 0.0, 1.0)
+    acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
+    for start_n in tl.range(begin, end, BLOCK_N):
+        j = start_n + tl.arange(0, BLOCK_N)
+        k = load_keys(K, cache_rows(K, table, batch, head_kv, j, length, PAGE), j, length, HEAD_DIM, BLOCK_D).to(q.dtype)
+        v = load_keys(V, cache_rows(V, table, batch, head_kv, j, length, PAGE), j, length, VALUE_DIM, BLOCK_V).to(q.dtype)
+        scores = capped_scores(tl.dot(q, k.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_M, BLOCK_N]
+        scores = shape_scores(scores, i, j[None, :], at, features, True, MASK_MOD, BIAS_MOD)
+        p, m, l, acc = online_softmax_step(scores, m, l, acc)
+        acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)  # [BLOCK_M, BLOCK_V]
+
+    out = acc / tl.where(l == 0.0, 1.0, l)[:, None]
+    if scales is not None:
+        out *= tl.load(scales[1] + head_kv)
+    out_rows = Out.pointer + tl.cast(split, tl.int64) * Out.strides[0] + tl.cast(batch, tl.int64) * Out.strides[1]
+    out_rows += head[:, None] * Out.strides[2] + i * Out.strides[3]
+    tl.store(out_rows + value_dims * Out.strides[4], out.to(Out.pointer.dtype.element_ty), mask=in_rows & (value_dims < VALUE_DIM))
+    lse_rows = (
+        Lse.pointer + tl.cast(split, tl.int64) * Lse.strides[0] + batch * Lse.strides[1] + head * Lse.strides[2] + token * Lse.strides[3]
+    )
+    tl.store(lse_rows, (m + tl.log2(l)) * LN_2, mask=token < seqlen_q)
+
+
+@triton.jit
+def combine_kernel(
+    Parts, PartLse, Out, Lse, rows, splits, VALUE_DIM: tl.constexpr, BLOCK_V: tl.constexpr, SPLITS: tl.constexpr, heads, seqlen_q
+):  # fmt: skip
+    """One program joins the splits of one row: each weighs exp(lse of the split − lse of all)."""
+    row = tl.program_id(0).to(tl.int64)
+    split, dims = tl.arange(0, SPLITS), tl.arange(0, BLOCK_V)
+    lse = tl.load(PartLse + split * rows + row, mask=split < splits, other=-float("inf"))  # [SPLITS]
+    m = tl.max(lse, axis=0)
+    pivot = tl.where(m == -float("inf"), 0.0, m)  # no split has seen a key
+    weights = tl.exp2((lse - pivot) * LOG2_E)
+    l = tl.sum(weights, axis=0)
+    mask = (split < splits)[:, None] & (dims < VALUE_DIM)[None, :]
+    parts = tl.load(Parts + (split[:, None] * rows + row) * VALUE_DIM + dims[None, :], mask=mask, other=0.0)  # [SPLITS, BLOCK_V]
+    out = tl.sum(parts * weights[:, None], axis=0) / tl.where(l == 0.0, 1.0, l)
+    batch, head, token = row // (heads * seqlen_q), row // seqlen_q % heads, row % seqlen_q
+    out_row = Out.pointer + batch * Out.strides[0] + head * Out.strides[1] + token * Out.strides[2]
+    tl.store(out_row + dims * Out.strides[3], out.to(Out.pointer.dtype.element_ty), mask=dims < VALUE_DIM)
+    tl.store(Lse + row, pivot + tl.log2(l) * LN_2)
+
+
+@triton.jit
+def rotated(x, stride, dims, position, rotary, INTERLEAVED: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """A row whose first dims are turned, two and two, by the angles of its position (Su et al. 2021, eq. 34). None: as it is."""
+    row = tl.load(x + dims * stride, mask=dims < HEAD_DIM, other=0.0)
+    if rotary is None:
+        return row
+    else:
+        cos, sin, half = rotary[0], rotary[1], rotary[2]
+        if INTERLEAVED:  # pairs (0, 1), (2, 3), …
+            partner, angle, sign = dims ^ 1, dims // 2, tl.where(dims % 2 == 0, -1.0, 1.0)
+        else:  # pairs (0, half), (1, half + 1), …
+            partner, angle, sign = tl.where(dims < half, dims + half, dims - half), dims % half, tl.where(dims < half, -1.0, 1.0)
+        turned = dims < 2 * half
+        other = tl.load(x + partner * stride, mask=turned, other=0.0).to(tl.float32)
+        c = tl.load(cos.pointer + position * cos.strides[0] + angle * cos.strides[1], mask=turned, other=1.0).to(tl.float32)
+        s = tl.load(sin.pointer + position * sin.strides[0] + angle * sin.strides[1], mask=turned, other=0.0).to(tl.float32)
+        return row.to(tl.float32) * c + sign * other * s
+
+
+@triton.jit
+def append_kernel(
+    Key, Value, K, V, lengths, table, scales, rotary, heads_kv, added,
+    INTERLEAVED: tl.constexpr, PAGE: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """One program writes one new key and value of one head into the cache."""
+    program = tl.program_id(0)
+    new, head, batch = program % added, program // added % heads_kv, program // added // heads_kv
+    length = tl.load(lengths + batch)
+    j = length + new + tl.arange(0, 1)
+    dims, value_dims = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
+    key = Key.pointer + tl.cast(batch, tl.int64) * Key.strides[0] + head * Key.strides[1] + new * Key.strides[2]
+    value = Value.pointer + tl.cast(batch, tl.int64) * Value.strides[0] + head * Value.strides[1] + new * Value.strides[2]
+    k = rotated(key, Key.strides[3], dims, length + new, rotary, INTERLEAVED, HEAD_DIM)
+    v = tl.load(value + value_dims * Value.strides[3], mask=value_dims < VALUE_DIM, other=0.0)
+    if scales is not None:
+        k, v = k.to(tl.float32) / tl.load(scales[0] + head), v.to(tl.float32) / tl.load(scales[1] + head)
+    k_row = cache_rows(K, table, batch, head, j, length + added, PAGE)[:, None] + dims[None, :] * K.strides[3]
+    v_row = cache_rows(V, table, batch, head, j, length + added, PAGE)[:, None] + value_dims[None, :] * V.strides[3]
+    tl.store(k_row, k[None, :].to(K.pointer.dtype.element_ty), mask=(dims < HEAD_DIM)[None, :])
+    tl.store(v_row, v[None, :].to(V.pointer.dtype.element_ty), mask=(value_dims < VALUE_DIM)[None, :])
+
+
+@triton.jit
+def rotate_kernel(
+    X, Out, lengths, rotary, heads, seqlen, INTERLEAVED: tl.constexpr, EACH: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """One program turns one row of a query. EACH: row i lies at position length + i; else all at the length."""
+    program = tl.program_id(0)
+    i, head, batch = program % seqlen, program // seqlen % heads, program // seqlen // heads
+    dims = tl.arange(0, BLOCK_D)
+    position = tl.load(lengths + batch) + (i if EACH else 0)
+    x = X.pointer + tl.cast(batch, tl.int64) * X.strides[0] + head * X.strides[1] + i * X.strides[2]
+    out = Out.pointer + tl.cast(batch, tl.int64) * Out.strides[0] + head * Out.strides[1] + i * Out.strides[2]
+    row = rotated(x, X.strides[3], dims, position, rotary, INTERLEAVED, HEAD_DIM)
+    tl.store(out + dims * Out.strides[3], row.to(Out.pointer.dtype.element_ty), mask=dims < HEAD_DIM)
+
+
+def append(key, value, k_cache, v_cache, lengths, block_table=None, scales=None, cos=None, sin=None, interleaved=False):
+    """Write key (B, Hkv, n, D) and value (B, Hkv, n, Dv) into the caches, behind `lengths` keys of each sequence."""
+    batch, heads_kv, added, head_dim = key.shape
+    if key.numel():
+        value_dim = value.shape[3]
+        append_kernel[(batch * heads_kv * added,)](
+            view(key), view(value), view(k_cache), view(v_cache), lengths, view(block_table), scales, _rotary(cos, sin), heads_kv, added,
+            INTERLEAVED=interleaved, PAGE=k_cache.shape[2], HEAD_DIM=head_dim, VALUE_DIM=value_dim, BLOCK_D=configs.block_d(head_dim),
+            BLOCK_V=configs.block_d(value_dim), num_warps=1,
+        )  # fmt: skip
+
+
+def rotate(query, lengths, cos, sin, interleaved, each):
+    """query (B, Hq, Sq, D) at the positions behind `lengths`; each: row i lies i further on."""
+    batch, heads, seqlen, head_dim = query.shape
+    out = torch.empty_like(query)
+    if query.numel():
+        rotate_kernel[(batch * heads * seqlen,)](
+            view(query), view(out), lengths, _rotary(cos, sin), heads, seqlen, INTERLEAVED=interleaved, EACH=each, HEAD_DIM=head_dim,
+            BLOCK_D=configs.block_d(head_dim), num_warps=1,
+        )  # fmt: skip
+    return out
+
+
+def _rotary(cos, sin):
+    return None if cos is None else (view(cos), view(sin), cos.shape[1])
+
+
+def suits(query, key, spec, extras):
+    """Whether a call of `attention` has so few rows that it is a decoding: one tile of them, and keys to be split."""
+    rows = query.shape[2] * (query.shape[1] // key.shape[1])
+    unheard = (extras.seed, extras.cu_seqlens_q, extras.row_blocks, extras.query_labels)
+    few = rows <= MOST_ROWS and key.shape[2] >= SPLIT_FROM and configs.target_of(query)[0] != 7  # there turing.py serves attention alone
+    return few and all(x is None for x in unheard)
+
+
+def decode(query, k_cache, v_cache, spec, extras=NO_EXTRAS, lengths=None, added=0, block_table=None, scales=None, splits=None):
+    """Attention of query (B, Hq, Sq, D) over caches (B, Hkv, capacity, D) and (B, Hkv, capacity, Dv).
+
+    lengths: (B,), int32, or None: the whole capacity; `added` more keys lie in the cache than lengths say.
+    block_table: (B, pages of a sequence), int32: caches are then (pages, Hkv, page size, D).
+    scales: (k, v) of (Hkv,) float32, for an fp8 cache. splits: of the keys; None: chosen for this GPU.
+
+    Returns out (B, Hq, Sq, Dv) in query's dtype and lse (B, Hq, Sq), float32, natural log.
+    """
+    batch, heads, seqlen_q, head_dim = query.shape
+    heads_kv, page, value_dim = v_cache.shape[1:]
+    group = heads // heads_kv
+    capacity = page if block_table is None else page * block_table.shape[1]
+    out = empty_out(query, v_cache) if batch else query.new_empty(*query.shape[:3], value_dim)
+    lse = query.new_empty(batch, heads, seqlen_q, dtype=torch.float32)
+    if not out.numel():
+        return out, lse
+    BLOCK_M = rows_of_a_tile(query, k_cache)
+    row_tiles = triton.cdiv(group * seqlen_q, BLOCK_M)
+    config = configs.choose_decoding(query, value_dim, block_table is not None)
+    splits = splits or how_many_splits(batch * heads_kv * row_tiles, capacity, query, config)
+    parts, part_lse = out[None], lse[None]
+    if splits > 1:
+        parts = query.new_empty(splits, *out.shape, dtype=torch.float32)
+        part_lse = query.new_empty(splits, *lse.shape, dtype=torch.float32)
+    BLOCK_V = configs.block_d(value_dim)
+    decode_kernel[batch * heads_kv * row_tiles, splits](
+        view(query), view(k_cache), view(v_cache), view(parts), view(part_lse), lengths, added, capacity,
+        view(block_table), scales, features_of(spec, extras), spec.scale,
+        seqlen_q, heads_kv, row_tiles, splits,
+        BOTTOM_RIGHT=spec.bottom_right, GROUP=group, PAGE=page, HEAD_DIM=head_dim, VALUE_DIM=value_dim, MASK_MOD=as_jit(spec.mask_mod),
+        BIAS_MOD=as_jit(spec.bias_mod), FAST_TANH=configs.has_fast_tanh(query), BLOCK_M=BLOCK_M, BLOCK_N=config.BLOCK_N,
+        BLOCK_D=configs.block_d(head_dim), BLOCK_V=BLOCK_V, PRECISION=configs.dot_precision(), num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )  # fmt: skip
+    if splits > 1:
+        combine_kernel[(lse.numel(),)](
+            parts, part_lse, view(out), lse, lse.numel(), splits, VALUE_DIM=value_dim, BLOCK_V=BLOCK_V,
+            SPLITS=triton.next_power_of_2(splits), heads=heads, seqlen_q=seqlen_q, num_warps=2,
+        )  # fmt: skip
+    return out, lse
+
+
+def rows_of_a_tile(query, k_cache):
+    return min(MOST_ROWS, max(16, triton.next_power_of_2(query.shape[1] // k_cache.shape[1] * query.shape[2])))
+
+
+def how_many_splits(programs, capacity, query, config):
+    """The fewest splits with which the programs of all tiles fill the GPU nearly as well as with any other number.
+
+    Chosen by the capacity, not by the lengths: nothing waits for the GPU, and a CUDA graph stays right as lengths change.
+    """
+    slots = config.neighbours * (_multiprocessors(query.device.index) if query.is_cuda else 1)
+    most = max(1, min(MOST_SPLITS, slots, capacity // (LEAST_TILES * config.BLOCK_N)))
+
+    def busy(splits):
+        waves = programs * splits / slots
+        return waves / math.ceil(waves)
+
+    best = max(map(busy, range(1, most + 1)))
+    return next(splits for splits in range(1, most + 1) if busy(splits) >= NEARLY_BUSY * best)
+
+
+@functools.cache
+def _multiprocessors(device_index):
+    return torch.cuda.get_device_properties(device_index).multi_processor_count

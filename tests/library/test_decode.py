@@ -1,0 +1,284 @@
+"""Decoding from a cache: every path against the oracle; pages, appended keys, rotary angles, fp8; and what is refused."""
+
+import itertools
+
+import pytest
+import torch
+
+from flashlab import attention, attention_decode, reference
+from flashlab.spec import Extras, Spec
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PATHS = ["public"] if DEVICE == "cuda" else ["public", "kernels"]
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    """On a CPU the kernels run in the interpreter, in the place of the CPU path."""
+    if request.param == "kernels":
+        pytest.importorskip("triton")  # no build for macOS
+        from flashlab import decoding
+
+        for name in ("decode", "append", "rotate"):
+            monkeypatch.setattr(torch.ops.flashlab, name, getattr(decoding, f"_{name}_on_cuda"))
+        monkeypatch.setattr(torch.cuda, "device_of", lambda _: torch.no_grad())
+    return request.param
+
+
+def drawn(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def problem(lengths, heads=4, heads_kv=2, seqlen_q=1, head_dim=16, value_dim=None, capacity=None, dtype=torch.float32):
+    """query, k_cache, v_cache, cache_lengths. What lies past a length is NaN."""
+    batch, capacity = len(lengths), capacity or max(lengths)
+    query = drawn(batch, heads, seqlen_q, head_dim, dtype=dtype)
+    caches = [drawn(batch, heads_kv, capacity, dim, seed=n, dtype=dtype) for n, dim in enumerate((head_dim, value_dim or head_dim), 1)]
+    for cache in caches:
+        for row, length in zip(cache, lengths, strict=True):
+            row[:, length:] = torch.nan
+    return query, *caches, torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
+
+
+def oracle(query, k_cache, v_cache, lengths, **features):
+    """(out, lse) of each sequence by itself, float64."""
+    slopes, sinks = features.pop("alibi_slopes", None), features.pop("sinks", None)
+    features = {"is_causal": True, "scale": query.shape[-1] ** -0.5} | features
+    spec, found = Spec(bottom_right=True, **features), []
+    for b, length in enumerate(lengths.tolist()):
+        own = None if slopes is None else slopes.reshape(-1, query.shape[1])[b : b + 1] if slopes.dim() == 2 else slopes[None]
+        extras = Extras(alibi_slopes=own, sinks=sinks)
+        found.append(reference.attention(query[b : b + 1], k_cache[b : b + 1, :, :length], v_cache[b : b + 1, :, :length], spec, extras))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def assert_right(found, truth, query):
+    """Both out and lse, within a few roundings of query's dtype."""
+    step = torch.finfo(query.dtype).eps
+    for got, want, tolerance in zip(found, truth, (8 * step, 1e-5), strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
+
+
+def paged(k_cache, v_cache, lengths, page, spare=3):
+    """The same keys in pages of any order; what no sequence uses is NaN, and the table's unused entries are far out of range."""
+    batch, heads_kv, capacity, _ = k_cache.shape
+    count = -(-capacity // page)
+    numbers = torch.randperm(batch * count + spare, generator=torch.Generator().manual_seed(7))
+    table = torch.full((batch, count), 2**30, dtype=torch.int32)
+    pages = [torch.full((len(numbers), heads_kv, page, x.shape[3]), torch.nan, dtype=x.dtype, device=x.device) for x in (k_cache, v_cache)]
+    free = iter(numbers.tolist())
+    for b, length in enumerate(lengths.tolist()):
+        for n in range(-(-length // page)):
+            table[b, n] = number = next(free)
+            for cache, x in zip(pages, (k_cache, v_cache), strict=True):
+                own = x[b, :, n * page : (n + 1) * page]
+                cache[number, :, : own.shape[1]] = own
+    return *pages, table.to(DEVICE)
+
+
+FEATURES = {
+    "plain": {},
+    "full": dict(is_causal=False),
+    "window": dict(window=(9, 0)),
+    "both sides": dict(window=(20, 3), is_causal=False),
+    "softcap": dict(softcap=2.0),
+    "alibi": dict(alibi_slopes=torch.tensor([0.1, 0.2, 0.3, 0.4], device=DEVICE)),
+    "alibi of each": dict(alibi_slopes=torch.linspace(0.05, 0.6, 12, device=DEVICE).reshape(3, 4)),
+    "sinks": dict(sinks=torch.tensor([0.5, -1.0, 3.0, 0.0], device=DEVICE)),
+}
+
+
+@pytest.mark.parametrize("features", FEATURES.values(), ids=FEATURES)
+@pytest.mark.parametrize("seqlen_q", [1, 3])
+def test_it_is_attention_over_each_sequence(features, seqlen_q, path):
+    inputs = problem((70, 1, 200), seqlen_q=seqlen_q)
+    for splits in (1, 3):
+        found = attention_decode(*inputs, **features, splits=splits, return_lse=True)
+        assert_right(found, oracle(*inputs, **features), inputs[0])
+
+
+@pytest.mark.parametrize(
+    ("heads", "heads_kv", "head_dim", "value_dim"), [(2, 2, 64, 64), (8, 1, 40, 24), (6, 3, 1, 5), (1, 1, 256, 256), (12, 2, 16, 16)]
+)
+def test_groups_and_head_dims(heads, heads_kv, head_dim, value_dim, path):
+    inputs = problem((33, 64, 129), heads, heads_kv, 2, head_dim, value_dim)
+    assert_right(attention_decode(*inputs, splits=2, return_lse=True), oracle(*inputs), inputs[0])
+
+
+@pytest.mark.parametrize("page", [16, 64, 256])
+def test_pages_in_any_order(page, path):
+    query, k_cache, v_cache, lengths = problem((0, 1, page - 1, page, page + 1, 2 * page + 5))
+    *pages, table = paged(k_cache, v_cache, lengths, page)
+    for splits in (1, 2):
+        found = attention_decode(query, *pages, lengths, block_table=table, splits=splits, return_lse=True)
+        assert_right(found, oracle(query, k_cache, v_cache, lengths), query)
+
+
+def test_a_row_that_sees_no_key_is_zero(path):
+    inputs = problem((0, 5, 0), seqlen_q=2, capacity=8)
+    out, lse = attention_decode(*inputs, splits=2, return_lse=True)
+    assert (
+        torch.equal(out[[0, 2]], torch.zeros_like(out[[0, 2]])) and bool((lse[[0, 2]] == -torch.inf).all()) and bool(out.isfinite().all())
+    )
+    inputs = problem((1, 5), seqlen_q=3)  # the first two rows of the first sequence lie before its only key
+    out, lse = attention_decode(*inputs, return_lse=True)
+    assert_right((out, lse), oracle(*inputs), out)
+    assert bool((out[0, :, :2] == 0).all())
+
+
+def test_no_sequences_and_no_rows(path):
+    query, *caches, lengths = problem((4, 4))
+    assert attention_decode(query[:0], *(x[:0] for x in caches), lengths[:0]).shape == (0, 4, 1, 16)
+    assert attention_decode(query[:, :, :0], *caches, lengths).shape == (2, 4, 0, 16)
+
+
+@pytest.mark.parametrize("page", [None, 16])
+def test_new_keys_are_appended_and_seen(page, path):
+    lengths = (0, 15, 16, 40)
+    query, k_cache, v_cache, before = problem(lengths, seqlen_q=3, capacity=48)
+    key, value = drawn(4, 2, 3, 16, seed=5), drawn(4, 2, 3, 16, seed=6)
+    whole = [x.clone() for x in (k_cache, v_cache)]
+    for cache, x in zip(whole, (key, value), strict=True):
+        for b, length in enumerate(lengths):
+            cache[b, :, length : length + 3] = x[b]
+    truth = oracle(query, *whole, before + 3)
+    if page is None:
+        found = attention_decode(query, k_cache, v_cache, before, key=key, value=value, splits=2, return_lse=True)
+        for cache, x in zip((k_cache, v_cache), whole, strict=True):
+            assert torch.equal(cache.nan_to_num(9.0), x.nan_to_num(9.0))  # new keys where they belong, and nothing else changed
+    else:
+        *pages, table = paged(k_cache, v_cache, before + 3, page)
+        found = attention_decode(query, *pages, before, key=key, value=value, block_table=table, splits=2, return_lse=True)
+    assert_right(found, truth, query)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_rotary_angles_by_position(interleaved, is_causal, path):
+    query, k_cache, v_cache, lengths = problem((3, 20), seqlen_q=2, capacity=24)
+    key, value = drawn(2, 2, 2, 16, seed=5), drawn(2, 2, 2, 16, seed=6)
+    angles = torch.arange(24)[:, None] * 0.7 ** torch.arange(6)  # the first 12 of 16 dims
+    cos, sin = angles.cos().to(DEVICE), angles.sin().to(DEVICE)
+
+    def turned(x, first, each=True):
+        """As complex numbers: z · e^{i · angle}."""
+        place = first + torch.arange(x.shape[-2]) * each
+        a, b = (x[..., 0:12:2], x[..., 1:12:2]) if interleaved else (x[..., :6], x[..., 6:12])
+        z = torch.complex(a.cpu(), b.cpu()) * torch.polar(torch.ones(()), angles[place])
+        pair = torch.stack([z.real, z.imag], -1).flatten(-2) if interleaved else torch.cat([z.real, z.imag], -1)
+        return torch.cat([pair.to(x.device), x[..., 12:]], -1)
+
+    whole = [x.clone() for x in (k_cache, v_cache)]
+    for b, length in enumerate(lengths.tolist()):
+        whole[0][b, :, length : length + 2], whole[1][b, :, length : length + 2] = turned(key[b], length), value[b]
+    rotated = torch.stack([turned(query[b], length, each=is_causal) for b, length in enumerate(lengths.tolist())])
+    truth = oracle(rotated, *whole, lengths + 2, is_causal=is_causal)
+    found = attention_decode(
+        query, k_cache, v_cache, lengths, key=key, value=value, is_causal=is_causal, rotary_cos=cos, rotary_sin=sin,
+        rotary_interleaved=interleaved, return_lse=True,
+    )  # fmt: skip
+    assert_right(found, truth, query)
+
+
+def test_a_prompt_in_chunks_is_the_prompt_at_once(path):
+    query, key, value = drawn(1, 4, 50, 16), drawn(1, 2, 50, 16, seed=1), drawn(1, 2, 50, 16, seed=2)
+    caches = [torch.full((1, 2, 64, 16), torch.nan, device=DEVICE) for _ in range(2)]
+    outs = []
+    for begin, end in itertools.pairwise((0, 17, 18, 40, 50)):
+        lengths, rows = torch.tensor([begin], dtype=torch.int32, device=DEVICE), slice(begin, end)
+        outs.append(attention_decode(query[:, :, rows], *caches, lengths, key=key[:, :, rows], value=value[:, :, rows]))
+    truth = attention(query, key, value, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(torch.cat(outs, dim=2), truth, rtol=1e-5, atol=1e-5)
+
+
+def test_an_fp8_cache_is_as_good_as_its_rounding(path):
+    query, k_cache, v_cache, lengths = problem((30, 90))
+    scales = [torch.tensor([0.5, 2.0], device=DEVICE) / 32, torch.tensor([1.0, 0.25], device=DEVICE) / 32]
+    eighths = [(x.nan_to_num(0.0) / s[:, None, None]).to(torch.float8_e4m3fn) for x, s in zip((k_cache, v_cache), scales, strict=True)]
+    rounded = [x.float() * s[:, None, None] for x, s in zip(eighths, scales, strict=True)]
+    key, value = drawn(2, 2, 1, 16, seed=5), drawn(2, 2, 1, 16, seed=6)
+    found = attention_decode(query, *eighths, lengths, k_scale=scales[0], v_scale=scales[1], splits=2, return_lse=True)
+    assert_right(found, oracle(query, *rounded, lengths), query)
+    if path == "kernels":  # the interpreter rounds to fp8 wrongly where a carry reaches the exponent
+        return
+    attention_decode(query, *eighths, lengths - 1, key=key, value=value, k_scale=scales[0], v_scale=scales[1])
+    for cache, x, s in zip(eighths, (key, value), scales, strict=True):
+        at = cache[torch.arange(2), :, (lengths - 1).long()].float() * s[:, None]
+        torch.testing.assert_close(at, x[:, :, 0], rtol=2**-4, atol=2**-9)  # e4m3 keeps 3 bits behind the first
+
+
+def test_layouts_are_not_copied(path):
+    query, k_cache, v_cache, lengths = problem((20, 50), seqlen_q=2, head_dim=24)
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (query, k_cache, v_cache)]
+    assert_right(attention_decode(*turned, lengths, return_lse=True), oracle(query, k_cache, v_cache, lengths), query)
+
+
+def test_lengths_may_be_left_out(path):
+    query, k_cache, v_cache, lengths = problem((33, 33))
+    assert torch.equal(attention_decode(query, k_cache, v_cache), attention_decode(query, k_cache, v_cache, lengths))
+
+
+def test_split_sums_are_the_same_bits_every_run(path):
+    inputs = problem((200, 130), seqlen_q=2)
+    first = attention_decode(*inputs, splits=4)
+    assert all(torch.equal(first, attention_decode(*inputs, splits=4)) for _ in range(3))
+
+
+def wrong(**changes):
+    """A call with one thing changed; returns its message."""
+    query, k_cache, v_cache, lengths = problem((5, 8), capacity=16)
+    arguments = dict(query=query, k_cache=k_cache, v_cache=v_cache, cache_lengths=lengths) | changes
+    with pytest.raises(ValueError) as error:
+        attention_decode(**arguments, check=True)
+    return str(error.value)
+
+
+def ints(*numbers):
+    return torch.tensor(numbers, dtype=torch.int32, device=DEVICE)
+
+
+NEW = dict(key=torch.zeros(2, 2, 1, 16, device=DEVICE), value=torch.zeros(2, 2, 1, 16, device=DEVICE))
+POOL = dict(k_cache=torch.zeros(4, 2, 8, 16, device=DEVICE), v_cache=torch.zeros(4, 2, 8, 16, device=DEVICE))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(query=torch.zeros(2, 3, 1, 16, device=DEVICE)), "query has 3 heads and k_cache 2: query's must be a multiple"),
+        (dict(query=torch.zeros(3, 4, 1, 16, device=DEVICE)), "query has 3 sequences and k_cache 2"),
+        (dict(query=torch.zeros(2, 4, 1, 8, device=DEVICE)), "query's head_dim is 8, k_cache's 16"),
+        (
+            dict(k_cache=torch.zeros(2, 16, 16, device=DEVICE)),
+            "k_cache is (2, 16, 16): pass a tensor (batch, key heads, capacity, head_dim)",
+        ),
+        (dict(k_cache=torch.zeros(2, 2, 16, 16, dtype=torch.float16, device=DEVICE)), "k_cache is torch.float16 and query torch.float32"),
+        (dict(v_cache=torch.zeros(2, 2, 12, 16, device=DEVICE)), "all but the last must agree"),
+        (dict(cache_lengths=torch.tensor([5, 8], device=DEVICE)), "cache_lengths is torch.int64, (2,): pass an int32 tensor (2,)"),
+        (dict(cache_lengths=ints(5, 17)), "cache_lengths is 17 at sequence 1: the cache holds 0 to 16 keys."),
+        (dict(cache_lengths=ints(-1, 8)), "cache_lengths is -1 at sequence 0"),
+        (dict(cache_lengths=ints(5, 16), **NEW), "cache_lengths is 16 at sequence 1: the cache holds 0 to 16 keys and 1 to be added"),
+        (dict(cache_lengths=None, **NEW), "cache_lengths is missing where key and value are to be added"),
+        (dict(key=NEW["key"]), "value is a NoneType: pass new keys and values together"),
+        (NEW | dict(key=torch.zeros(2, 1, 1, 16, device=DEVICE)), "key is (2, 1, 1, 16)"),
+        (POOL | dict(block_table=torch.zeros(2, 2, device=DEVICE)), "block_table is torch.float32, (2, 2): pass an int32 tensor (2, pages"),
+        (POOL | dict(block_table=ints(0, 1)[None]), "block_table is torch.int32, (1, 2): pass an int32 tensor (2, pages"),
+        (POOL | dict(block_table=ints(0, 4).reshape(2, 1)), "block_table is 4 at sequence 1, place 0: k_cache has pages 0 to 3"),
+        (POOL | dict(block_table=ints(-1, 2).reshape(2, 1)), "block_table is -1 at sequence 0, place 0"),
+        (
+            POOL | dict(block_table=ints(0, 2).reshape(2, 1), cache_lengths=ints(5, 9)),
+            "cache_lengths is 9 at sequence 1: the cache holds 0 to 8",
+        ),
+        (dict(rotary_cos=torch.zeros(9, 4, device=DEVICE)), "rotary_sin is a NoneType"),
+        (dict(rotary_cos=torch.zeros(9, 9, device=DEVICE), rotary_sin=torch.zeros(9, 9, device=DEVICE)), "at most 8 columns"),
+        (dict(k_scale=torch.ones(2, device=DEVICE)), "k_scale and v_scale belong to a cache of torch.float8_e4m3fn"),
+        (
+            {x: torch.zeros(2, 2, 16, 16, device=DEVICE).to(torch.float8_e4m3fn) for x in ("k_cache", "v_cache")},
+            "an fp8 cache has one scale",
+        ),
+        (dict(splits=0), "splits is 0: pass 1 to 128"),
+        (dict(query=torch.zeros(2, 4, 1, 16, device=DEVICE, requires_grad=True)), "decoding has none: call it under torch.no_grad()"),
+        (dict(window=(3,)), "window is (3,): pass (left, right)"),
+    ],
+)
+def test_what_is_refused(changes, words):
+    assert words in wrong(**changes)

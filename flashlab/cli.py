@@ -166,7 +166,7 @@ def _app():
         _require_gpu("bench")
         from rich.progress import track
 
-        from flashlab.bench import features, launch, limits, memory, peers, problems, record, report, speed
+        from flashlab.bench import decode, features, launch, limits, memory, peers, problems, record, report, speed
         from flashlab.course import ladder
         from flashlab.course.figures import speed as figures
 
@@ -185,6 +185,7 @@ def _app():
         measurements["changes"] = sum(each(lambda call: ladder.measure_changes(*call), calls, "changes"), [])
         measurements["features"] = sum(each(features.measure, problems.HEAD_DIMS, "features"), [])
         measurements["documents"] = each(features.measure_documents, problems.HEAD_DIMS, "documents")
+        measurements["decode"] = each(decode.measure, decode.grid(), "decode")
         measurements["memory"] = each(memory.measure, memory.SEQLENS, "memory")
         measurements["speed"] = each(lambda problem: speed.measure(problem, here), problems.grid(), "speed")
         for table in report.tables(measurements):

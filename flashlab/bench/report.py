@@ -9,6 +9,7 @@ def tables(measurements):
     """Tables of all that `flashlab bench` measures."""
     yield _speed(measurements["speed"])
     yield _features(measurements["features"], measurements["documents"])
+    yield _decode(measurements["decode"], measurements["limits"])
     yield _ladder(measurements["ladder"])
     yield _launch(measurements["launch"])
 
@@ -48,6 +49,20 @@ def _features(rows, documents):
     for row in documents:
         ratios = ", ".join(f"{row[f'flex_{way}_ms'] / row[f'flashlab_{way}_ms']:.2f}" for way in WAYS)
         table.add_row(str(row["head_dim"]), row["feature"], f"{row['visible']:.0%}", "", f"FlexAttention {ratios}")
+    return table
+
+
+def _decode(rows, limits):
+    """How near decoding comes to a copy's bytes a second, and how many times as long everybody else takes."""
+    first = rows[0]
+    title = f"Decoding, {first['heads']} heads over {first['heads_kv']}, head dim {first['head_dim']}; times over flashlab's"
+    names = list(dict.fromkeys(name for row in rows for name in row["ms"] if name != "flashlab"))
+    table = _table(title, "sequences × keys", "cache", "ms", "share of a copy's speed", *names)
+    for row in rows:
+        ours = row["ms"]["flashlab"]
+        ratios = [f"{row['ms'][name] / ours:.2f}" if name in row["ms"] else "" for name in names]
+        share = row["bytes"] / ours / 1e9 / limits["copy_tb_s"]
+        table.add_row(f"{row['batch']} × {row['capacity']:,}", f"{row['bytes'] / 2**20:,.0f} MiB", f"{ours:.3f}", f"{share:.0%}", *ratios)
     return table
 
 

@@ -79,7 +79,5 @@ def test_attention_of_few_rows_is_split(features, is_causal, dtype):
     case = Case(4, 1200, 64, is_causal, heads=8, heads_kv=2, batch=2, features=features)
     tensors = case.tensors(dtype, "cuda")
     options = case.options(dtype, tensors[0].device)
-    assert "decode" in explain(*tensors[:3], is_causal=is_causal, enable_gqa=True, **options).tiles
-    assert_as_good_as_plain(
-        case, attention_and_gradients(attention, tensors, options | dict(is_causal=is_causal, enable_gqa=True)), tensors
-    )
+    assert "decode" in explain(*tensors[:3], **options).tiles
+    assert_as_good_as_plain(case, attention_and_gradients(attention, tensors, options), tensors)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from flashlab import cli
-from flashlab.bench import compare
+from flashlab.bench import compare, report
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "nvidia-h200.json"
 
@@ -22,8 +22,16 @@ def records():
 
 def test_the_committed_record_can_be_compared_with(records):
     assert compare.read(RECORD) == records[0]
-    assert len(compare.costs(records[0])) == len(records[0]["speed"]) * 2 + 2 * 10 * 2 + 2 * 2 + 7  # speed, features, documents, memory
+    decode = sum(name.startswith("flashlab") for row in records[0]["decode"] for name in row["ms"])
+    others = len(records[0]["speed"]) * 2 + 2 * 10 * 2 + 2 * 2 + 7  # speed, features, documents, memory
+    assert len(compare.costs(records[0])) == decode + others
     assert compare.worse(*records) == []
+
+
+def test_the_committed_record_becomes_tables(records):
+    record = records[0]
+    rows = [table.row_count for table in report.tables(record)]
+    assert rows == [len(record["speed"]), 22, len(record["decode"]), len(record["ladder"]), 2]
 
 
 def test_a_slower_case_is_named(records):

@@ -5,7 +5,8 @@ Not a test by itself: compute-sanitizer is the judge.
 
 import torch
 
-from flashlab import attention, attention_varlen
+from flashlab import attention, attention_decode, attention_varlen
+from tests.library.test_decode import paged, problem
 from tests.protocol import Case, attention_and_gradients
 
 CASES = [
@@ -25,6 +26,12 @@ def main():
     starts = torch.tensor([0, 5, 5, 75], dtype=torch.int32, device="cuda")
     query = torch.randn(75, 2, 64, dtype=torch.bfloat16, device="cuda", requires_grad=True)
     attention_varlen(query, query, query, starts, starts, is_causal=True).sum().backward()
+    inputs = problem((300, 0, 17), seqlen_q=2, head_dim=64, capacity=320, dtype=torch.bfloat16)
+    key, value = torch.randn(2, 3, 2, 2, 64, dtype=torch.bfloat16, device="cuda")
+    attention_decode(*inputs, key=key, value=value)
+    query, k_cache, v_cache, lengths = problem((300, 0, 17), seqlen_q=2, head_dim=64, dtype=torch.bfloat16)
+    *pages, table = paged(k_cache, v_cache, lengths, 16)
+    attention_decode(query, *pages, lengths, block_table=table)
     torch.cuda.synchronize()
     print("done")
 

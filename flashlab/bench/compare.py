@@ -66,7 +66,7 @@ def costs(record):
     for row in record["documents"]:
         for way in ("forward", "backward"):
             found[f"{row['feature']}, D={row['head_dim']}, {way}"] = Cost(row[f"flashlab_{way}_ms"], row[f"flex_{way}_ms"])
-    for row in record["decode"]:
+    for row in record.get("decode", ()):  # records of before had none
         for name in (name for name in row["ms"] if name.startswith("flashlab")):
             found[f"decode, {row['batch']} × {row['capacity']}, {name}"] = Cost(row["ms"][name], row["ms"].get(YARDSTICK))
     for row in record["memory"]:

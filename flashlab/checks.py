@@ -11,6 +11,7 @@ from flashlab.spec import UNLIMITED
 MAX_HEAD_DIM = 256
 MOST_SPLITS = 128  # of the keys, in decoding
 FP8 = torch.float8_e4m3fn
+FP8_FROM = (8, 9)  # the first GPUs that convert it
 DTYPES = {
     "cuda": (torch.float16, torch.bfloat16, torch.float32),
     "cpu": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -389,6 +390,10 @@ def cache_scales(k_scale, v_scale, k_cache):
         if k_scale is not None or v_scale is not None:
             raise ValueError(f"k_scale and v_scale belong to a cache of {FP8}, and k_cache is {k_cache.dtype}: leave them out.")
         return None
+    if k_cache.is_cuda and torch.cuda.get_device_capability(k_cache.device) < FP8_FROM:
+        raise ValueError(
+            f"k_cache is {FP8}, which GPUs convert from compute capability {'.'.join(map(str, FP8_FROM))} on: keep it in 16 bits."
+        )
     for name, x in (("k_scale", k_scale), ("v_scale", v_scale)):
         if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or _shape(x) != (k_cache.shape[1],):
             came = f"{x.dtype}, {_shape(x)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"

@@ -16,7 +16,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from flashlab.kernels import backward, configs, forward, mask_gradient, turing
+from flashlab.checks import FP8_FROM
+from flashlab.kernels import backward, configs, decode, forward, mask_gradient, turing
 from flashlab.kernels import launch as launching
 from flashlab.masks import documents
 from flashlab.spec import Extras, Spec
@@ -26,6 +27,7 @@ from tests.protocol import nearer
 SHARED_LIMIT = {"sm_75": 64, "sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
 TYPES = {
     torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.uint8: "u8",
+    torch.float8_e4m3fn: "fp8e4nv",
 }  # fmt: skip
 
 
@@ -73,7 +75,7 @@ def compile_kernel(target, kernel, arguments, constants, arch=None, **options):
 @contextmanager
 def as_if_on(target, launch):
     """The library as it would behave on `target`, with another launch."""
-    capability = target if target == "gfx942" else (int(target.removeprefix("sm_")) // 10, int(target.removeprefix("sm_")) % 10)
+    capability = target if target == "gfx942" else target_number(target)
     replaced = [(launching, "launch", launch), (launching, "_plans", {})]
     replaced.append((configs, "target_of", lambda query: capability))
     if target != "gfx942":
@@ -209,3 +211,38 @@ def compile_odd_head_dims(target):
         query, key, value = (torch.empty(1, 2, 519, size, dtype=torch.float16) for size in (head_dim, head_dim, value_dim))
         for compiled in compile_call(target, query, key, value, Spec(0.1, True), Extras()):
             yield head_dim, value_dim, compiled
+
+
+def compile_decoding(target, everything=False):
+    """(dtype, head_dim, where keys lie, Compiled) of decoding with every feature, and of what writes into a cache.
+
+    With `everything` in every dtype and head dim, otherwise in one.
+    """
+    lengths, table = torch.zeros(2, dtype=torch.int32), torch.zeros(2, 16, dtype=torch.int32)
+    spec, extras = Spec(0.1, True, (100, 0), True, 3.0), Extras(alibi_slopes=torch.zeros(1, 4), sinks=torch.zeros(4))
+    scales, angles = (torch.zeros(2), torch.zeros(2)), (torch.zeros(64, 16), torch.zeros(64, 16))
+    wheres = {"whole": (1024, None, None), "pages": (64, table, None)} | (
+        {"fp8": (1024, None, scales)} if target_number(target) >= FP8_FROM else {}
+    )
+    for dtype in DTYPES if everything else DTYPES[:1]:
+        for head_dim in HEAD_DIMS if everything else (128,):
+            for where, (length, pages, fp8) in wheres.items():
+                query, new = torch.empty(2, 4, 1, head_dim, dtype=dtype), torch.empty(2, 2, 1, head_dim, dtype=dtype)
+                caches = [torch.empty(32, 2, length, head_dim, dtype=torch.float8_e4m3fn if fp8 else dtype) for _ in range(2)]
+                found = []
+
+                def compile_instead(kernel, programs, *arguments, num_warps=4, num_stages=3, arch=None, found=found, **constants):
+                    compiled = compile_kernel(target, kernel, arguments, constants, arch, num_warps=num_warps, num_stages=num_stages)
+                    found.append(Compiled(kernel.__name__.removesuffix("_kernel"), compiled.metadata.shared, *_usage(compiled)))
+
+                with as_if_on(target, compile_instead):
+                    decode.append(new, new, *caches, lengths, pages, fp8, *angles)
+                    decode.rotate(query, lengths, *angles, False, True)
+                    decode.decode(query, *caches, spec, extras, lengths, 1, pages, fp8, splits=3)
+                for compiled in found:
+                    yield dtype, head_dim, where, compiled
+
+
+def target_number(target):
+    """(major, minor) of a GPU from NVIDIA; AMD's is none of them."""
+    return (0, 0) if target == "gfx942" else divmod(int(target.removeprefix("sm_")), 10)

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from flashlab.checks import MOST_SPLITS
 from flashlab.kernels import configs
+from flashlab.kernels.launch import Launch
 from flashlab.kernels.shaping import Place, as_jit, capped_scores, features_of, shape_scores
 from flashlab.kernels.tile import LN_2, LOG2_E, online_softmax_step, view
 from flashlab.kernels.walk import highest_key, lowest_key
@@ -58,7 +59,7 @@ def decode_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Out (splits, B, Hq, Sq, Dv) and Lse (splits, B, Hq, Sq): softmax over this program's split of the keys alone."""
-    program, split = tl.program_id(0), tl.program_id(1)
+    program, split = tl.program_id(0) // splits, tl.program_id(0) % splits
     start_m = program % row_tiles * BLOCK_M
     head_kv, batch = program // row_tiles % heads_kv, program // row_tiles // heads_kv
     length = capacity if lengths is None else tl.load(lengths + batch) + added
@@ -116,23 +117,23 @@ def decode_kernel(
 
 @triton.jit
 def combine_kernel(
-    Parts, PartLse, Out, Lse, rows, splits, VALUE_DIM: tl.constexpr, BLOCK_V: tl.constexpr, SPLITS: tl.constexpr, heads, seqlen_q
+    Parts, PartLse, Out, Lse, rows, splits, heads, seqlen_q, VALUE_DIM: tl.constexpr, BLOCK_V: tl.constexpr, SPLITS: tl.constexpr
 ):  # fmt: skip
     """One program joins the splits of one row: each weighs exp(lse of the split − lse of all)."""
     row = tl.program_id(0).to(tl.int64)
     split, dims = tl.arange(0, SPLITS), tl.arange(0, BLOCK_V)
-    lse = tl.load(PartLse + split * rows + row, mask=split < splits, other=-float("inf"))  # [SPLITS]
+    lse = tl.load(PartLse.pointer + split * rows + row, mask=split < splits, other=-float("inf"))  # [SPLITS]
     m = tl.max(lse, axis=0)
     pivot = tl.where(m == -float("inf"), 0.0, m)  # no split has seen a key
     weights = tl.exp2((lse - pivot) * LOG2_E)
     l = tl.sum(weights, axis=0)
     mask = (split < splits)[:, None] & (dims < VALUE_DIM)[None, :]
-    parts = tl.load(Parts + (split[:, None] * rows + row) * VALUE_DIM + dims[None, :], mask=mask, other=0.0)  # [SPLITS, BLOCK_V]
+    parts = tl.load(Parts.pointer + (split[:, None] * rows + row) * VALUE_DIM + dims[None, :], mask=mask, other=0.0)  # [SPLITS, BLOCK_V]
     out = tl.sum(parts * weights[:, None], axis=0) / tl.where(l == 0.0, 1.0, l)
     batch, head, token = row // (heads * seqlen_q), row // seqlen_q % heads, row % seqlen_q
     out_row = Out.pointer + batch * Out.strides[0] + head * Out.strides[1] + token * Out.strides[2]
     tl.store(out_row + dims * Out.strides[3], out.to(Out.pointer.dtype.element_ty), mask=dims < VALUE_DIM)
-    tl.store(Lse + row, pivot + tl.log2(l) * LN_2)
+    tl.store(Lse.pointer + row, pivot + tl.log2(l) * LN_2)
 
 
 @triton.jit
@@ -198,11 +199,12 @@ def append(key, value, k_cache, v_cache, lengths, block_table=None, scales=None,
     batch, heads_kv, added, head_dim = key.shape
     if key.numel():
         value_dim = value.shape[3]
-        append_kernel[(batch * heads_kv * added,)](
-            view(key), view(value), view(k_cache), view(v_cache), lengths, view(block_table), scales, _rotary(cos, sin), heads_kv, added,
+        constants = dict(
             INTERLEAVED=interleaved, PAGE=k_cache.shape[2], HEAD_DIM=head_dim, VALUE_DIM=value_dim, BLOCK_D=configs.block_d(head_dim),
             BLOCK_V=configs.block_d(value_dim), num_warps=1,
         )  # fmt: skip
+        numbers = lengths, view(block_table), scales, _rotary(cos, sin), heads_kv, added
+        Launch(append_kernel, batch * heads_kv * added, numbers, constants)(key, value, k_cache, v_cache)
 
 
 def rotate(query, lengths, cos, sin, interleaved, each):
@@ -210,10 +212,9 @@ def rotate(query, lengths, cos, sin, interleaved, each):
     batch, heads, seqlen, head_dim = query.shape
     out = torch.empty_like(query)
     if query.numel():
-        rotate_kernel[(batch * heads * seqlen,)](
-            view(query), view(out), lengths, _rotary(cos, sin), heads, seqlen, INTERLEAVED=interleaved, EACH=each, HEAD_DIM=head_dim,
-            BLOCK_D=configs.block_d(head_dim), num_warps=1,
-        )  # fmt: skip
+        constants = dict(INTERLEAVED=interleaved, EACH=each, HEAD_DIM=head_dim, BLOCK_D=configs.block_d(head_dim), num_warps=1)
+        numbers = lengths, _rotary(cos, sin), heads, seqlen
+        Launch(rotate_kernel, batch * heads * seqlen, numbers, constants)(query, out)
     return out
 
 
@@ -255,20 +256,19 @@ def decode(query, k_cache, v_cache, spec, extras=NO_EXTRAS, lengths=None, added=
         parts = query.new_empty(splits, *out.shape, dtype=torch.float32)
         part_lse = query.new_empty(splits, *lse.shape, dtype=torch.float32)
     BLOCK_V = configs.block_d(value_dim)
-    decode_kernel[batch * heads_kv * row_tiles, splits](
-        view(query), view(k_cache), view(v_cache), view(parts), view(part_lse), lengths, added, capacity,
-        view(block_table), scales, features_of(spec, extras), spec.scale,
-        seqlen_q, heads_kv, row_tiles, splits,
+    numbers = (
+        lengths, added, capacity, view(block_table), scales, features_of(spec, extras), spec.scale, seqlen_q, heads_kv, row_tiles, splits,
+    )  # fmt: skip
+    constants = dict(
         BOTTOM_RIGHT=spec.bottom_right, GROUP=group, PAGE=page, HEAD_DIM=head_dim, VALUE_DIM=value_dim, MASK_MOD=as_jit(spec.mask_mod),
         BIAS_MOD=as_jit(spec.bias_mod), FAST_TANH=configs.has_fast_tanh(query), BLOCK_M=BLOCK_M, BLOCK_N=config.BLOCK_N,
         BLOCK_D=configs.block_d(head_dim), BLOCK_V=BLOCK_V, PRECISION=configs.dot_precision(), num_warps=config.num_warps,
         num_stages=config.num_stages,
     )  # fmt: skip
+    Launch(decode_kernel, batch * heads_kv * row_tiles * splits, numbers, constants)(query, k_cache, v_cache, parts, part_lse)
     if splits > 1:
-        combine_kernel[(lse.numel(),)](
-            parts, part_lse, view(out), lse, lse.numel(), splits, VALUE_DIM=value_dim, BLOCK_V=BLOCK_V,
-            SPLITS=triton.next_power_of_2(splits), heads=heads, seqlen_q=seqlen_q, num_warps=2,
-        )  # fmt: skip
+        constants = dict(VALUE_DIM=value_dim, BLOCK_V=BLOCK_V, SPLITS=triton.next_power_of_2(splits), num_warps=2)
+        Launch(combine_kernel, lse.numel(), (lse.numel(), splits, heads, seqlen_q), constants)(parts, part_lse, out, lse)
     return out, lse
 
 

@@ -12,7 +12,12 @@ from flashlab.course.submission import grade_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = [task for lesson in LESSONS for task in tasks(lesson).values()]
-MISTAKES = [(task, mistake) for task in TASKS for mistake in task.mistakes]
+# Of the mistakes that are made in any kernel those in the forward kernel every day, all others in `make test-long`.
+MISTAKES = [
+    pytest.param(task, mistake, marks=[pytest.mark.long] if mistake.common and task.number != "7.2" else [])
+    for task in TASKS
+    for mistake in task.mistakes
+]
 
 
 def notebook_of(folder, lesson):

@@ -31,9 +31,22 @@ for head_dim, value_dim, compiled in compile_odd_head_dims(target) if everything
 """
 
 
-def compile_all(target, what):
+DECODE = """
+import sys
+from tests.compiling import SHARED_LIMIT, compile_decoding
+
+target = sys.argv[1]
+for *what, compiled in compile_decoding(target, sys.argv[3] == "everything"):
+    assert compiled.shared <= SHARED_LIMIT[target] * 1024, (target, *what, compiled)
+    assert not compiled.unwritten, (target, *what, compiled)
+    assert compiled.spilled <= int(sys.argv[2]), (target, *what, compiled)
+    print(target, *what, compiled)
+"""
+
+
+def compile_all(target, what, script=COMPILE):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    arguments = [sys.executable, "-c", COMPILE, target, str(SPILL_LIMIT), what]
+    arguments = [sys.executable, "-c", script, target, str(SPILL_LIMIT), what]
     result = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-500:]
     return result.stdout.splitlines()
@@ -72,3 +85,12 @@ def test_every_kernel_compiles_fits_and_keeps_its_registers(target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_kernel_compiles_with_every_feature(target):
     assert len(compile_all(target, "everything")) == 3 * 3 * (6 * 4 + 2)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("what", ["one", pytest.param("everything", marks=pytest.mark.long)])
+@pytest.mark.parametrize("target", [target if target in DAILY else pytest.param(target, marks=pytest.mark.long) for target in TARGETS])
+def test_decoding_compiles_fits_and_keeps_its_registers(target, what):
+    calls = 9 if what == "everything" else 1  # dtypes × head dims
+    wheres = 3 if target in ("sm_89", "sm_90", "sm_100", "sm_120") else 2  # older ones and AMD's have no conversion of that fp8
+    assert len(compile_all(target, what, DECODE)) == calls * wheres * 4  # append, rotate, decode, combine

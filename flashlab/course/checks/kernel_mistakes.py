@@ -5,7 +5,7 @@ from flashlab.course.checks.task import Mistake
 
 
 def _of(kernel, name, sentence, hint, *changes):
-    return Mistake(name, sentence, hint, edited(kernel, *changes))
+    return Mistake(name, sentence, hint, edited(kernel, *changes), common=True)
 
 
 def wrong_steps(kernel, hint, **tensors):

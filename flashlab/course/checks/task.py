@@ -24,6 +24,7 @@ class Mistake:
     sentence: str
     hint: int
     wrong: Callable
+    common: bool = False  # whether it is one of those that are made in any kernel, and proven in one of them every day
 
 
 @dataclass(frozen=True)

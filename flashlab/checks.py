@@ -369,7 +369,7 @@ def new_keys(key, value, query, k_cache, v_cache):
     return key.shape[2]
 
 
-def rotary(cos, sin, query, lengths):
+def rotary(cos, sin, query, lengths, capacity):
     """(positions, half the rotated dims), or None and None."""
     if cos is None and sin is None:
         return
@@ -382,6 +382,8 @@ def rotary(cos, sin, query, lengths):
         _same_device(name, x, query.device)
     if cos.shape != sin.shape or lengths is None:
         raise ValueError(f"rotary_cos is {_shape(cos)} and rotary_sin {_shape(sin)}: they must agree, and cache_lengths say the positions.")
+    if len(cos) < capacity:
+        raise ValueError(f"rotary_cos has {len(cos)} positions, and the cache has room for {capacity} keys: pass angles for all of them.")
 
 
 def cache_scales(k_scale, v_scale, k_cache):

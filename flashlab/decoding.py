@@ -29,8 +29,9 @@ def attention_decode(
         scale, softcap, sinks: as in `attention`; alibi_slopes: (Hq,) or (B, Hq).
         is_causal: new token i does not see the new tokens behind it; the last one meets the last key.
         window: (left, right), counted from that diagonal.
-        rotary_cos, rotary_sin: (positions, r / 2): the first r dims of query and key are turned by the angles of their position. With
-            is_causal or a window token i lies at position cache_lengths + i, else every row of query at cache_lengths.
+        rotary_cos, rotary_sin: (positions, r / 2), for as many positions as the cache has room for: the first r dims of query and key
+            are turned by the angles of their position. With is_causal or a window token i lies at position cache_lengths + i, else every
+            row of query at cache_lengths.
         rotary_interleaved: pairs are dims (0, 1), (2, 3), …; else (0, r / 2), (1, r / 2 + 1), …
         k_scale, v_scale: (Hkv,), float32: an fp8 cache holds key / k_scale and value / v_scale.
         splits: into how many parts the keys are split, 1 to 128; None: chosen by the GPU and the capacity.
@@ -53,7 +54,7 @@ def attention_decode(
     added, look = checks.new_keys(key, value, query, k_cache, v_cache), check or query.device.type == "cpu"
     lengths = checks.cache_lengths(cache_lengths, batch, capacity, added, query.device, look)
     table = checks.block_table(block_table, batch, pages, page, lengths, added, query.device, look)
-    checks.rotary(rotary_cos, rotary_sin, query, lengths)
+    checks.rotary(rotary_cos, rotary_sin, query, lengths, capacity)
     scales = checks.cache_scales(k_scale, v_scale, k_cache) or (None, None)
     edges = checks.window(window)
     angles = rotary_cos, rotary_sin, bool(rotary_interleaved)

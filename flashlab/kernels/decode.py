@@ -27,12 +27,6 @@ NEARLY_BUSY = 0.9  # of the busiest choice of splits: fewer splits leave less to
 
 
 @triton.jit
-def row_of(r, GROUP: tl.constexpr):
-    """(new token, query head within the group) of a packed row."""
-    return r // GROUP, r % GROUP
-
-
-@triton.jit
 def cache_rows(cache, table, batch, head, j, length, PAGE: tl.constexpr):
     """Pointers to the keys j of one head: [BLOCK_N]. Entries of the table past the length are never read."""
     j = j.to(tl.int64)
@@ -65,15 +59,15 @@ def decode_kernel(
     length = capacity if lengths is None else tl.load(lengths + batch) + added
 
     r = start_m + tl.arange(0, BLOCK_M)
-    token, of_group = row_of(r, GROUP)
+    token, head = r // GROUP, head_kv * GROUP + r % GROUP
     in_rows = (token < seqlen_q)[:, None]
-    head = head_kv * GROUP + of_group
     i = token[:, None]
+    head_64, token_64 = head.to(tl.int64), token.to(tl.int64)  # a tensor may have more than 2³¹ elements
     at = Place(batch, head[:, None], seqlen_q, length, 0, 0, length - seqlen_q if BOTTOM_RIGHT else 0, 0)
 
     dims, value_dims = tl.arange(0, BLOCK_D)[None, :], tl.arange(0, BLOCK_V)[None, :]
-    q_rows = Q.pointer + tl.cast(batch, tl.int64) * Q.strides[0] + head[:, None] * Q.strides[1] + i * Q.strides[2]
-    q = tl.load(q_rows + dims * Q.strides[3], mask=in_rows & (dims < HEAD_DIM), other=0.0)  # [BLOCK_M, BLOCK_D]
+    q_rows = Q.pointer + tl.cast(batch, tl.int64) * Q.strides[0] + head_64 * Q.strides[1] + token_64 * Q.strides[2]
+    q = tl.load(q_rows[:, None] + dims * Q.strides[3], mask=in_rows & (dims < HEAD_DIM), other=0.0)  # [BLOCK_M, BLOCK_D]
     if scales is not None:  # of an fp8 cache, one for each head
         scale *= tl.load(scales[0] + head_kv)
 
@@ -107,11 +101,10 @@ def decode_kernel(
     if scales is not None:
         out *= tl.load(scales[1] + head_kv)
     out_rows = Out.pointer + tl.cast(split, tl.int64) * Out.strides[0] + tl.cast(batch, tl.int64) * Out.strides[1]
-    out_rows += head[:, None] * Out.strides[2] + i * Out.strides[3]
-    tl.store(out_rows + value_dims * Out.strides[4], out.to(Out.pointer.dtype.element_ty), mask=in_rows & (value_dims < VALUE_DIM))
-    lse_rows = (
-        Lse.pointer + tl.cast(split, tl.int64) * Lse.strides[0] + batch * Lse.strides[1] + head * Lse.strides[2] + token * Lse.strides[3]
-    )
+    out_rows += head_64 * Out.strides[2] + token_64 * Out.strides[3]
+    tl.store(out_rows[:, None] + value_dims * Out.strides[4], out.to(Out.pointer.dtype.element_ty), mask=in_rows & (value_dims < VALUE_DIM))
+    lse_rows = Lse.pointer + tl.cast(split, tl.int64) * Lse.strides[0] + tl.cast(batch, tl.int64) * Lse.strides[1]
+    lse_rows += head_64 * Lse.strides[2] + token_64 * Lse.strides[3]
     tl.store(lse_rows, (m + tl.log2(l)) * LN_2, mask=token < seqlen_q)
 
 

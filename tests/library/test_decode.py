@@ -270,6 +270,10 @@ POOL = dict(k_cache=torch.zeros(4, 2, 8, 16, device=DEVICE), v_cache=torch.zeros
         ),
         (dict(rotary_cos=torch.zeros(9, 4, device=DEVICE)), "rotary_sin is a NoneType"),
         (dict(rotary_cos=torch.zeros(9, 9, device=DEVICE), rotary_sin=torch.zeros(9, 9, device=DEVICE)), "at most 8 columns"),
+        (
+            dict(rotary_cos=torch.zeros(9, 4, device=DEVICE), rotary_sin=torch.zeros(9, 4, device=DEVICE)),
+            "has 9 positions, and the cache has room for 16",
+        ),
         (dict(k_scale=torch.ones(2, device=DEVICE)), "k_scale and v_scale belong to a cache of torch.float8_e4m3fn"),
         (
             {x: torch.zeros(2, 2, 16, 16, device=DEVICE).to(torch.float8_e4m3fn) for x in ("k_cache", "v_cache")},

@@ -3,6 +3,13 @@
 import inspect
 import linecache
 
+from flashlab.course.checks.task import Mistake
+
+
+def mistake(answer, name, sentence, hint, *changes, common=False):
+    """A `Mistake` in the right answer: some words of it in place of others, see `edited`."""
+    return Mistake(name, sentence, hint, edited(answer, *changes), common)
+
 
 def edited(answer, *changes):
     """The answer, a function or a kernel, as it would be with other words in its source.

@@ -1,11 +1,10 @@
 """Mistakes that people make in any kernel: each function plants one kind of them in a right kernel, by the names that stand in it."""
 
-from flashlab.course.checks.edited import edited
-from flashlab.course.checks.task import Mistake
+import functools
 
+from flashlab.course.checks.edited import mistake
 
-def _of(kernel, name, sentence, hint, *changes):
-    return Mistake(name, sentence, hint, edited(kernel, *changes), common=True)
+_of = functools.partial(mistake, common=True)
 
 
 def wrong_steps(kernel, hint, **tensors):

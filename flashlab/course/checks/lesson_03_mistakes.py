@@ -4,13 +4,8 @@ import functools
 
 import numpy as np
 
-from flashlab.course.checks.edited import edited
+from flashlab.course.checks.edited import mistake
 from flashlab.course.checks.task import Mistake
-
-
-def _of(answer, name, sentence, hint, *changes):
-    return Mistake(name, sentence, hint, edited(answer, *changes))
-
 
 EXP2 = "exp2(x) is 2 to the x; the formula has e to the x, np.exp."
 SECOND_AXIS = "to meet a matrix (rows, n), a number for each row needs a second axis: m[:, None]."
@@ -30,7 +25,7 @@ def chunk_state(scores, values):
 
 
 MAXIMUM = "scores.max(axis=1)"
-_of_chunk = functools.partial(_of, chunk_state)
+_of_chunk = functools.partial(mistake, chunk_state)
 NO_MAXIMUM = "the maximum is not subtracted, so exp overflows for large scores."
 COLUMNS = "m and l have a second axis of length 1: each row has one maximum and one sum, so return them without keepdims."
 CHUNK_MISTAKES = (
@@ -66,7 +61,7 @@ NO_PIVOT = ("np.where(m_new == -np.inf, 0.0, m_new)", "m_new")
 OWN = "    own = scores.max(axis=1)\n    p = np.exp(scores - np.where(own == -np.inf, 0.0, own)[:, None])"
 OWN_MAXIMUM = "the chunk is measured against its own maximum: old and new, all is measured against m_new, the larger of the two."
 LOST = "what {} held before is lost: add the chunk to it."
-_of_update = functools.partial(_of, update)
+_of_update = functools.partial(mistake, update)
 UPDATE_MISTAKES = (
     _of_update(
         "no rescale",
@@ -162,7 +157,7 @@ NONE_A, NONE_B = (
     ("scale_b = np.exp(m_b - pivot)", "scale_b = np.ones_like(m)"),
 )
 ONE_SIDE = "for a row that only one side has seen, that side's state is right; but row by row, not for all rows at once."
-_of_merge = functools.partial(_of, merge)
+_of_merge = functools.partial(mistake, merge)
 MERGE_MISTAKES = (
     _of_merge("no rescale", "neither side is rescaled to the common maximum.", 1, *NONE_A, *NONE_B),
     _of_merge("only the first side rescaled", "the second state is not rescaled to the common maximum.", 1, *NONE_B),
@@ -241,7 +236,7 @@ def merge_is_right(merge):
 
 
 SAME_MAXIMUM = "    for scores, _ in chunks:\n        scores[:, 0] = 90.0\n    a, b, c ="
-_of_test = functools.partial(_of, merge_is_right)
+_of_test = functools.partial(mistake, merge_is_right)
 TEST_MISTAKES = (
     _of_test(
         "accepts every merge",

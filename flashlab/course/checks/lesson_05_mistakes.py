@@ -4,15 +4,9 @@ import functools
 
 import numpy as np
 
-from flashlab.course.checks.edited import edited
-from flashlab.course.checks.task import Mistake
+from flashlab.course.checks.edited import mistake
 from flashlab.course.steps import naive  # noqa: F401 (some of the words that stand in place of others call it)
 from flashlab.course.steps.tiled import tiles
-
-
-def _of(answer, name, sentence, hint, *changes):
-    return Mistake(name, sentence, hint, edited(answer, *changes))
-
 
 # ------------------------------------------------------------------------------------------------- 5.1 and 5.2, delta and P
 
@@ -22,7 +16,7 @@ def row_delta(dOut, Out):
 
 
 BY_NUMBER = "number by number, dOut * Out, not as a product of matrices."
-_of_delta = functools.partial(_of, row_delta)
+_of_delta = functools.partial(mistake, row_delta)
 DELTA_MISTAKES = (
     _of_delta("down the columns", "the sum runs down the columns: delta is one number for each row.", 1, "axis=1", "axis=0"),
     _of_delta("keepdims", "delta has shape (rows,): no second axis.", 2, "axis=1", "axis=1, keepdims=True"),
@@ -48,7 +42,7 @@ def recompute(q, k, lse, scale):
 SCORES = "scale * q @ k.T - lse[:, None]"
 OUTSIDE = "the scale belongs to the scores alone: exp(scale · q kᵀ − lse)."
 IN_EXPONENT = "lse is a logarithm already: subtract it in the exponent as it is, do not divide by it and take no logarithm of it."
-_of_recompute = functools.partial(_of, recompute)
+_of_recompute = functools.partial(mistake, recompute)
 RECOMPUTE_MISTAKES = (
     _of_recompute(
         "softmax of the tile",
@@ -97,7 +91,7 @@ DELTA_ROWS = "delta has one number for each *row*: delta[:, None]."
 NO_INNER_SCALE = "P is made of scale · q kᵀ: hand the scale to recompute."
 TWICE = "{} read from HBM twice: give what you read a name."
 RETURNED = "the function returns within the loop, after the first tile."
-_of_dq = functools.partial(_of, grad_q_tile)
+_of_dq = functools.partial(mistake, grad_q_tile)
 DQ_MISTAKES = (
     _of_dq("no scale", "dq lacks the scale: the scores were scale · q kᵀ.", 1, "scale * dq", "dq"),
     _of_dq("scale twice", "the scale is there twice.", 1, "scale * dq", "scale * scale * dq"),
@@ -161,7 +155,7 @@ def grad_kv_tile(k, v, Q, dOut, Lse, Delta, scale, BLOCK_M):
 
 
 NOT_TRANSPOSED = "{} is transposed: a key gathers over the rows, {}."
-_of_dkdv = functools.partial(_of, grad_kv_tile)
+_of_dkdv = functools.partial(mistake, grad_kv_tile)
 DKDV_MISTAKES = (
     _of_dkdv("no scale", "dk lacks the scale: the scores were scale · q kᵀ.", 1, "scale * dk", "dk"),
     _of_dkdv("scale twice", "the scale is there twice in dk.", 1, "scale * dk", "scale * scale * dk"),

@@ -5,9 +5,8 @@ import functools
 import triton
 import triton.language as tl
 
-from flashlab.course.checks.edited import edited
+from flashlab.course.checks.edited import mistake
 from flashlab.course.checks.kernel_mistakes import one_too_many
-from flashlab.course.checks.task import Mistake
 
 
 @triton.jit
@@ -42,10 +41,6 @@ def _matmul(A, B, Out, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BL
     tl.store(Out + rows[:, None] * N + cols[None, :], acc, mask=inside)
 
 
-def _of(kernel, name, sentence, hint, *changes):
-    return Mistake(name, sentence, hint, edited(kernel, *changes))
-
-
 AND = " (With `and` in place of `&`, only one of two masks counts.)"
 ROWS_OF_A, COLS_OF_B = (
     ("mask=(rows < M)[:, None]", "mask=(rows >= 0)[:, None]"),
@@ -55,7 +50,7 @@ K_OF_A, K_OF_B = ("(inner < K)[None, :]", "(inner >= 0)[None, :]"), ("(inner < K
 BEGINS = "row * columns + offsets"
 LOAD = 'x = tl.load(X + row * columns + offsets, mask=inside, other=-float("inf"))'
 
-_of_axpy, _of_softmax, _of_matmul = (functools.partial(_of, kernel) for kernel in (_axpy, _softmax, _matmul))
+_of_axpy, _of_softmax, _of_matmul = (functools.partial(mistake, kernel) for kernel in (_axpy, _softmax, _matmul))
 AXPY_MISTAKES = (
     _of_axpy("no mask on the load", "the last block loads past the end of X and Y.", 2, "offsets, mask=inside)\n    ", "offsets)\n    "),
     _of_axpy("no mask on the store", "the last block stores past the end of Out.", 2, "y, mask=inside", "y"),

@@ -5,9 +5,8 @@ import functools
 import triton
 import triton.language as tl
 
-from flashlab.course.checks.edited import edited
+from flashlab.course.checks.edited import edited, mistake
 from flashlab.course.checks.kernel_mistakes import one_too_many, unmasked_loads, wrong_axis, wrong_program, wrong_steps, wrong_walk
-from flashlab.course.checks.task import Mistake
 
 
 @triton.jit
@@ -72,8 +71,7 @@ NEXT_ROW = "BLOCK_D may be larger than D, and what lies past a row of {} is its 
 OTHER = "the scores of keys past the end become {}, and where all others lie further below, they win: use −inf."
 
 
-def _of_scores(name, sentence, hint, *changes):
-    return Mistake(name, sentence, hint, edited(_scores, *changes))
+_of_scores = functools.partial(mistake, _scores)
 
 
 SCORE_MISTAKES = (
@@ -130,11 +128,7 @@ SCORE_MISTAKES = (
 )
 
 
-def _of_both(kernel, name, sentence, hint, *changes):
-    return Mistake(name, sentence, hint, edited(kernel, *changes))
-
-
-_of_forward, _of_causal = functools.partial(_of_both, _forward), functools.partial(_of_both, _causal)
+_of_forward, _of_causal = functools.partial(mistake, _forward), functools.partial(mistake, _causal)
 
 AT_KEYS, ANYWHERE = "keys[:, None] * D + dims[None, :]", "mask=(keys >= 0)[:, None] & (dims < D)[None, :]"
 RESCALED = "acc = tl.dot(p, v, acc * rescale[:, None]", "acc = tl.dot(p, v, acc"

@@ -5,7 +5,7 @@ import functools
 import triton
 import triton.language as tl
 
-from flashlab.course.checks.edited import edited
+from flashlab.course.checks.edited import mistake
 from flashlab.course.checks.kernel_mistakes import (
     one_too_many,
     sum_not_kept,
@@ -15,7 +15,6 @@ from flashlab.course.checks.kernel_mistakes import (
     wrong_steps,
     wrong_walk,
 )
-from flashlab.course.checks.task import Mistake
 
 
 @triton.jit
@@ -81,11 +80,7 @@ def _dkdv(
     tl.store(dV + keys[:, None] * D + dims[None, :], dv, mask=in_k)
 
 
-def _of(kernel, name, sentence, hint, *changes):
-    return Mistake(name, sentence, hint, edited(kernel, *changes))
-
-
-_of_delta, _of_dq, _of_dkdv = (functools.partial(_of, kernel) for kernel in (_delta, _dq, _dkdv))
+_of_delta, _of_dq, _of_dkdv = (functools.partial(mistake, kernel) for kernel in (_delta, _dq, _dkdv))
 
 IN_Q, IN_K = "(rows < seqlen_q)[:, None]", "(keys < seqlen_k)[:, None]"
 ANY_Q, ANY_K = "(rows >= 0)[:, None]", "(keys >= 0)[:, None]"

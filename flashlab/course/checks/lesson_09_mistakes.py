@@ -4,14 +4,9 @@ import functools
 
 import numpy as np
 
-from flashlab.course.checks.edited import edited
+from flashlab.course.checks.edited import mistake
 from flashlab.course.checks.task import Mistake
 from flashlab.course.steps.online import finish, start, update
-
-
-def _of(answer, name, sentence, hint, *changes):
-    return Mistake(name, sentence, hint, edited(answer, *changes))
-
 
 # ------------------------------------------------------------------------------------------------------------- 9.1, visible
 
@@ -30,7 +25,7 @@ DIAGONAL = "seqlen_k - seqlen_q if bottom_right else 0"
 NO_SUCH_EDGE = "-1 means that there is no such edge; it is not a number of keys."
 EDGE_OF_0 = "an edge at 0 is an edge, too, right at the diagonal: ask {}, not > 0."
 NO_SUCH_KEY = "keys with j >= seqlen_k do not exist: no row sees them."
-_of_visible = functools.partial(_of, visible)
+_of_visible = functools.partial(mistake, visible)
 VISIBLE_MISTAKES = (
     _of_visible("always top left", "the diagonal always starts at key 0; bottom_right is not used.", 1, DIAGONAL, "0"),
     _of_visible(
@@ -127,7 +122,7 @@ AT_ONCE = (BEGIN, f"    if lowest_key >= past_key:\n        return 0, 0, 0, 0\n{
 
 def _of_walk(name, sentence, hint, *changes):
     """Each mistake twice: as those make it who return at once where nothing is to be seen, and those who do not."""
-    return _of(walk, name, sentence, hint, *changes), _of(walk, name, sentence, hint, *changes, *AT_ONCE)
+    return mistake(walk, name, sentence, hint, *changes), mistake(walk, name, sentence, hint, *changes, *AT_ONCE)
 
 
 def _everything(first, last, seqlen_k, lowest, highest, block):
@@ -220,7 +215,7 @@ WALK_MISTAKES = (
         1,
         *("return begin, full_begin, full_end, end", "return begin // block, full_begin // block, full_end // block, -(-end // block)"),
     ),
-    _of(
+    mistake(
         walk,
         "begins past the last key",
         "these rows see no key at all, and the tile that begin was rounded down to is visited.",
@@ -269,7 +264,7 @@ def _head_by_head(Q, K, V, scale, BLOCK_M, BLOCK_N):
 CARDS = "query head h reads key head h % Hkv; neighbours share: it is h // (Hq // Hkv)."
 NO_SCALE, NO_LAST = "the scores are not multiplied by scale.", "the last tile of keys is dropped when it is not whole."
 ALL_AND_CUT = "K[head][a:b] reads all keys of the head, and cuts then: K[head, a:b] reads the tile alone."
-_of_grouped, _of_each = functools.partial(_of, grouped_forward), functools.partial(_of, _head_by_head)
+_of_grouped, _of_each = functools.partial(mistake, grouped_forward), functools.partial(mistake, _head_by_head)
 GROUPED_MISTAKES = (
     _of_each("heads dealt like cards", CARDS, 1, "head // group", "head % len(K)"),
     _of_grouped("heads dealt like cards", CARDS, 1, "slice(head * group, (head + 1) * group)", "slice(head, None, heads_kv)"),
@@ -328,7 +323,7 @@ INF_MINUS_INF = "the maximum of a row that sees no key is -inf, and -inf - (-inf
 NO_PIVOT, NO_DIVISOR = ("np.where(m == -np.inf, 0.0, m)", "m"), ("np.where(l == 0, 1.0, l)", "l")
 SMALL = "a small number was added to the sum, and every row's result is a little too small: replace a sum of 0 by 1, and no other."
 ONE_MAXIMUM = "one maximum serves all rows, and a row far below it sums to 0: each row needs its own, scores.max(axis=1)."
-_of_rows = functools.partial(_of, attend_rows)
+_of_rows = functools.partial(mistake, attend_rows)
 ROWS_MISTAKES = (
     _of_rows("-inf minus -inf", INF_MINUS_INF, 1, *NO_PIVOT, *NO_DIVISOR),
     _of_rows("-inf minus -inf", INF_MINUS_INF, 1, *NO_PIVOT),

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from flashlab.checks import MOST_SPLITS
 from flashlab.kernels import configs
-from flashlab.kernels.launch import Launch
+from flashlab.kernels.launch import Launch, planned
 from flashlab.kernels.shaping import Place, as_jit, capped_scores, features_of, shape_scores
 from flashlab.kernels.tile import LN_2, LOG2_E, online_softmax_step, view
 from flashlab.kernels.walk import highest_key, lowest_key
@@ -47,7 +47,7 @@ def load_keys(cache, rows, j, length, HEAD_DIM: tl.constexpr, BLOCK_D: tl.conste
 
 @triton.jit
 def decode_kernel(
-    Q, K, V, Out, Lse, lengths, added, capacity, table, scales, features, scale, seqlen_q, heads_kv, row_tiles, splits,
+    Q, K, V, Out, Lse, Lengths, table, added, capacity, scales, features, scale, seqlen_q, heads_kv, row_tiles, splits,
     BOTTOM_RIGHT: tl.constexpr, GROUP: tl.constexpr, PAGE: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr, FAST_TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
@@ -56,7 +56,7 @@ def decode_kernel(
     program, split = tl.program_id(0) // splits, tl.program_id(0) % splits
     start_m = program % row_tiles * BLOCK_M
     head_kv, batch = program // row_tiles % heads_kv, program // row_tiles // heads_kv
-    length = capacity if lengths is None else tl.load(lengths + batch) + added
+    length = capacity if Lengths is None else tl.load(Lengths.pointer + batch) + added
 
     r = start_m + tl.arange(0, BLOCK_M)
     token, head = r // GROUP, head_kv * GROUP + r % GROUP
@@ -232,37 +232,47 @@ def decode(query, k_cache, v_cache, spec, extras=NO_EXTRAS, lengths=None, added=
 
     Returns out (B, Hq, Sq, Dv) in query's dtype and lse (B, Hq, Sq), float32, natural log.
     """
-    batch, heads, seqlen_q, head_dim = query.shape
-    heads_kv, page, value_dim = v_cache.shape[1:]
-    group = heads // heads_kv
-    capacity = page if block_table is None else page * block_table.shape[1]
-    out = empty_out(query, v_cache) if batch else query.new_empty(*query.shape[:3], value_dim)
-    lse = query.new_empty(batch, heads, seqlen_q, dtype=torch.float32)
+    out = empty_out(query, v_cache)
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     if not out.numel():
         return out, lse
-    BLOCK_M = rows_of_a_tile(query, k_cache)
-    row_tiles = triton.cdiv(group * seqlen_q, BLOCK_M)
-    config = configs.choose_decoding(query, value_dim, block_table is not None)
-    splits = splits or how_many_splits(batch * heads_kv * row_tiles, capacity, query, config)
+    tensors = query, k_cache, v_cache, lengths, block_table
+    if scales is None:
+        splits, to_parts, to_out = planned(plan, tensors, spec, extras, None, (added, splits, None))
+    else:  # tensors of which a plan holds fast
+        splits, to_parts, to_out = plan(*tensors, spec, extras, None, added, splits, scales)
     parts, part_lse = out[None], lse[None]
     if splits > 1:
         parts = query.new_empty(splits, *out.shape, dtype=torch.float32)
         part_lse = query.new_empty(splits, *lse.shape, dtype=torch.float32)
+    to_parts(query, k_cache, v_cache, parts, part_lse, lengths, block_table)
+    if splits > 1:
+        to_out(parts, part_lse, out, lse)
+    return out, lse
+
+
+def plan(query, k_cache, v_cache, lengths, block_table, spec, extras, _, added, splits, scales):
+    """(how many splits, the Launch over them, that which joins them); see `launch.planned`."""
+    batch, heads, seqlen_q, head_dim = query.shape
+    heads_kv, page, value_dim = v_cache.shape[1:]
+    group, BLOCK_M = heads // heads_kv, rows_of_a_tile(query, k_cache)
+    capacity = page if block_table is None else page * block_table.shape[1]
+    row_tiles = triton.cdiv(group * seqlen_q, BLOCK_M)
+    programs = batch * heads_kv * row_tiles
+    config = configs.choose_decoding(query, value_dim, block_table is not None)
+    splits = splits or how_many_splits(programs, capacity, query, config)
     BLOCK_V = configs.block_d(value_dim)
-    numbers = (
-        lengths, added, capacity, view(block_table), scales, features_of(spec, extras), spec.scale, seqlen_q, heads_kv, row_tiles, splits,
-    )  # fmt: skip
+    numbers = added, capacity, scales, features_of(spec, extras), spec.scale, seqlen_q, heads_kv, row_tiles, splits
     constants = dict(
         BOTTOM_RIGHT=spec.bottom_right, GROUP=group, PAGE=page, HEAD_DIM=head_dim, VALUE_DIM=value_dim, MASK_MOD=as_jit(spec.mask_mod),
         BIAS_MOD=as_jit(spec.bias_mod), FAST_TANH=configs.has_fast_tanh(query), BLOCK_M=BLOCK_M, BLOCK_N=config.BLOCK_N,
         BLOCK_D=configs.block_d(head_dim), BLOCK_V=BLOCK_V, PRECISION=configs.dot_precision(), num_warps=config.num_warps,
         num_stages=config.num_stages,
     )  # fmt: skip
-    Launch(decode_kernel, batch * heads_kv * row_tiles * splits, numbers, constants)(query, k_cache, v_cache, parts, part_lse)
-    if splits > 1:
-        constants = dict(VALUE_DIM=value_dim, BLOCK_V=BLOCK_V, SPLITS=triton.next_power_of_2(splits), num_warps=2)
-        Launch(combine_kernel, lse.numel(), (lse.numel(), splits, heads, seqlen_q), constants)(parts, part_lse, out, lse)
-    return out, lse
+    to_parts = Launch(decode_kernel, programs * splits, numbers, constants)
+    rows = batch * heads * seqlen_q
+    constants = dict(VALUE_DIM=value_dim, BLOCK_V=BLOCK_V, SPLITS=triton.next_power_of_2(splits), num_warps=2)
+    return splits, to_parts, Launch(combine_kernel, rows, (rows, splits, heads, seqlen_q), constants)
 
 
 def rows_of_a_tile(query, k_cache):

@@ -51,18 +51,18 @@ _plans = {}
 MOST_PLANS = 4096  # a model that generates text never sees the same length twice
 
 
-def planned(plan, tensors, spec, extras, tiles=None):
-    """The launches of `plan(*tensors, spec, extras, tiles)`: those of an earlier call, where nothing but the tensors' contents differs.
+def planned(plan, tensors, spec, extras, tiles=None, numbers=()):
+    """The launches of `plan(*tensors, spec, extras, tiles, *numbers)`: those of an earlier call, where only the tensors' contents differ.
 
     Tensors that features bring along are part of a launch, so such calls are planned anew each time.
     """
     if extras is not NO_EXTRAS or tiles is not None:
-        return plan(*tensors, spec, extras, tiles)
-    call = (plan, spec, tensors[0].device, configs.dot_precision(), *map(_signature, tensors))
+        return plan(*tensors, spec, extras, tiles, *numbers)
+    call = (plan, spec, numbers, tensors[0].device, configs.dot_precision(), *map(_signature, tensors))
     if call not in _plans:
         if len(_plans) >= MOST_PLANS:
             _plans.clear()
-        _plans[call] = plan(*tensors, spec, extras, tiles)
+        _plans[call] = plan(*tensors, spec, extras, tiles, *numbers)
     return _plans[call]
 
 

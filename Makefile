@@ -16,7 +16,7 @@ endif
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # Tests run side by side, one a core: threads that wait for each other inside of each would slow all of them many times over.
-# Files in their order: by the number of their tests, the few that compile for minutes would come last, and all on one core.
+# What takes longest in one file comes first, and the notebooks, many and short, last: so no core waits for the other at the end.
 test: export OMP_NUM_THREADS := 1
 
 .PHONY: lab test test-long gpu-test gpu-sanitize notebooks exercises bench figures compiled clean
@@ -28,7 +28,8 @@ test: $(DEV)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check flashlab tests tools
 	$(PYTHON) tools/exercises.py --check
-	$(PYTHON) -m pytest -n auto --dist loadscope --no-loadscope-reorder --nbval notebooks tests --ignore tests/gpu
+	$(PYTHON) -m pytest -n auto --dist loadscope --no-loadscope-reorder --nbval \
+	    tests/library tests/course notebooks tests/notebooks tests/test_project.py
 
 # What takes longer: every kernel compiled for every GPU with every feature, and long fuzzing.
 test-long: $(DEV)

@@ -39,7 +39,7 @@ test-long: $(DEV)
 # On a machine with a GPU: the kernels as they really run, and every lesson from top to bottom with the same checked outputs.
 gpu-test: $(DEV)
 	$(PYTHON) -m pytest -n 8 tests/gpu tests/library/test_kernels.py tests/library/test_varlen.py tests/library/test_masks.py \
-	    tests/library/test_integrations.py tests/library/test_fuzz.py tests/course/test_ladder.py
+	    tests/library/test_decode.py tests/library/test_integrations.py tests/library/test_fuzz.py tests/course/test_ladder.py
 	$(PYTHON) -m pytest --nbval notebooks
 
 # Reads and writes out of bounds, and races: NVIDIA's compute-sanitizer on small calls.

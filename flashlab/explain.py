@@ -22,7 +22,7 @@ class Explanation:
         lines += [
             f"tiles     {name}: {m} rows × {n} keys, {warps} warps, {stages} stages" for name, (m, n, warps, stages) in self.tiles.items()
         ]
-        return "\n".join([*lines, f"memory    {self.extra_bytes:,} bytes beyond inputs and output (lse)"])
+        return "\n".join([*lines, f"memory    {self.extra_bytes:,} bytes beyond inputs and output"])
 
 
 def explain(query, key, value, **options):
@@ -45,8 +45,19 @@ def explain(query, key, value, **options):
     tiles = _tiles(query, key, value, spec, extras) if path == "triton" else {}
     lse_bytes = query.shape[0] * query.shape[1] * query.shape[2] * (8 if query.element_size() == 8 else 4)
     return Explanation(
-        path, reason, tuple(_features(query, key, value, spec, extras)), _visited(query, key, spec, extras), tiles, lse_bytes
-    )
+        path, reason, tuple(_features(query, key, value, spec, extras)), _visited(query, key, spec, extras), tiles,
+        lse_bytes + (_part_bytes(query, value) if "decode" in tiles else 0),
+    )  # fmt: skip
+
+
+def _part_bytes(query, value):
+    """What the splits of a decoding hold until they are joined, float32."""
+    from flashlab.kernels import configs, decode
+
+    (batch, heads, rows, _), (_, heads_kv, seqlen_k, value_dim) = query.shape, value.shape
+    config = configs.choose_decoding(query, value_dim, paged=False)
+    splits = decode.how_many_splits(batch * heads_kv, seqlen_k, query, config)
+    return 4 * splits * batch * heads * rows * (value_dim + 1) if splits > 1 else 0
 
 
 def _on_turing(query, value):

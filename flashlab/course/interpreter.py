@@ -48,7 +48,7 @@ def interpreted(kernel):
 
 @contextlib.contextmanager
 def _patched_once():
-    """Triton prepares its language anew for every call within a kernel, such as each tl.sum: once a launch takes a third of the time."""
+    """Triton prepares its language anew for every call within a kernel, such as each tl.sum: here once a launch."""
     patch, prepared = getattr(interpreter, "_patch_lang", None), set()
 
     def once(function):

@@ -74,3 +74,16 @@ def test_on_a_t4_it_says_whether_tensor_cores_serve(monkeypatch):
     assert _on_turing(query.half(), query.half()) == ", through Turing's tensor cores"
     for other in (query, query.bfloat16(), torch.randn(1, 2, 30, 160).half()):
         assert "scaled_dot_product_attention (its memory-efficient backend) is faster here" in _on_turing(other, other)
+
+
+def test_the_splits_of_a_decoding_are_counted(monkeypatch):
+    pytest.importorskip("triton")  # no build for macOS
+    from flashlab.explain import _part_bytes
+    from flashlab.kernels import decode
+
+    query, value = torch.empty(2, 8, 3, 64), torch.empty(2, 2, 4096, 40)
+    asked = []
+    monkeypatch.setattr(decode, "how_many_splits", lambda *arguments: asked.append(arguments[:2]) or 5)
+    assert _part_bytes(query, value) == 5 * (2 * 8 * 3 * 40 + 2 * 8 * 3) * 4 and asked == [(2 * 2, 4096)]
+    monkeypatch.setattr(decode, "how_many_splits", lambda *_: 1)
+    assert _part_bytes(query, value) == 0

@@ -88,20 +88,27 @@ def _scales(k_scale, v_scale):
 
 def _decode_on_cpu(query, k_cache, v_cache, lengths, added, table, k_scale, v_scale, splits, slopes, *features):
     out, lse = _decode_shapes(query, k_cache, v_cache)
-    for b in range(len(query)):
-        length = None if lengths is None else int(lengths[b]) + added
+    for b in _sequences(len(query), lengths, table):
+        length = None if lengths is None else int(lengths[b.start]) + added
         k, v = (_keys_of(cache, b, length, table, x_scale) for cache, x_scale in ((k_cache, k_scale), (v_cache, v_scale)))
-        own_slopes = slopes if slopes is None or len(slopes) == 1 else slopes[b : b + 1]
-        out[b : b + 1], lse[b : b + 1] = blockwise.forward(query[b : b + 1], k, v, *_described(own_slopes, *features))
+        own_slopes = slopes if slopes is None or len(slopes) == 1 else slopes[b]
+        out[b], lse[b] = blockwise.forward(query[b], k, v, *_described(own_slopes, *features))
     return out, lse
 
 
+def _sequences(batch, lengths, table):
+    """Which sequences are computed together, as slices: all of them where their keys lie side by side and are as many."""
+    if batch and table is None and (lengths is None or bool((lengths == lengths[0]).all())):
+        return [slice(0, batch)]
+    return [slice(b, b + 1) for b in range(batch)]
+
+
 def _keys_of(cache, b, length, table, scale):
-    """The first keys (or values) of one sequence, (1, Hkv, length, D). length None: all that there is room for."""
+    """The first keys (or values) of the sequences b, (…, Hkv, length, D). length None: all that there is room for."""
     if table is None:
-        found = cache[b : b + 1]
+        found = cache[b]
     else:
-        pages = table[b] if length is None else table[b, : -(-length // cache.shape[2])]
+        pages = table[b.start] if length is None else table[b.start, : -(-length // cache.shape[2])]
         found = cache[pages.long()].transpose(0, 1).flatten(1, 2)[None]
     found = found[:, :, :length]
     return found if scale is None else found.float() * scale[:, None, None]

@@ -13,13 +13,10 @@ import flashlab
 from flashlab.files import write_whole
 
 
-def machine():
-    """The GPU and every version that a figure may depend on."""
+def machine(device="cuda"):
+    """The GPU, or the processor, and every version that a figure may depend on."""
     return {
-        "device": torch.cuda.get_device_name(),
-        "capability": "sm_{}{}".format(*torch.cuda.get_device_capability()),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "clocks": _output("nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader"),
+        **(_gpu() if torch.device(device).type == "cuda" else {"device": f"CPU with {torch.get_num_threads()} cores"}),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -29,9 +26,18 @@ def machine():
     }
 
 
-def write(measurements, folder, command, commit=None):
+def _gpu():
+    return {
+        "device": torch.cuda.get_device_name(),
+        "capability": "sm_{}{}".format(*torch.cuda.get_device_capability()),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "clocks": _output("nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader"),
+    }
+
+
+def write(measurements, folder, command, commit=None, device="cuda", prefix=""):
     """Write one JSON for this machine into `folder`, whole or not at all; returns its path."""
-    about = machine()
+    about = machine(device)
     record = {
         "machine": about,
         "commit": commit or _output("git", "rev-parse", "HEAD") or "unknown",
@@ -39,7 +45,7 @@ def write(measurements, folder, command, commit=None):
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         **measurements,
     }
-    path = Path(folder) / f"{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.json"
+    path = Path(folder) / f"{prefix}{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.json"
     return write_whole(path, json.dumps(record, indent=1) + "\n")
 
 

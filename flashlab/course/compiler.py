@@ -20,7 +20,7 @@ from triton.runtime.jit import JITFunction
 from flashlab.course.interpreter import all_as, as_imported
 
 TARGET = GPUTarget("cuda", 80, 32)  # which one makes no difference to the front end
-TYPES = {torch.float32: "*fp32", int: "i32", float: "fp32"}
+TYPES = {torch.float32: "*fp32", torch.int32: "*i32", int: "i32", float: "fp32"}
 
 
 def refusal(kernel, arguments, constants):

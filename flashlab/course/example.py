@@ -9,7 +9,8 @@ import numpy as np
 def example(function, *arguments, grid=None, **constants):
     """Print a call of your function, and what it gives. For a kernel, which is launched over `grid`, what it has stored.
 
-    Lists become arrays. A tuple of ints stands for an output of that shape, full of NaN until your function has written it.
+    Lists become arrays (of a kernel, in float32; an array stays what it is). A tuple of ints stands for an output of that shape, full of
+    NaN until your function has written it.
     Whatever goes wrong is said in a line, and nothing is raised.
     """
     written = getattr(function, "fn", function)  # a kernel's function
@@ -46,9 +47,9 @@ def _launch(kernel, grid, arguments, constants):
     """(name, value) of a kernel's outputs: launched as its check does it, between guards."""
     from flashlab.course.checks import guarded
 
-    inputs = [np.array(x, dtype=np.float32) for x in arguments if isinstance(x, list)]
+    inputs = [np.array(x, dtype=np.float32) if isinstance(x, list) else x for x in arguments if isinstance(x, (list, np.ndarray))]
     shapes = [x for x in arguments if _is_shape(x)]
-    numbers = [x for x in arguments if not isinstance(x, (list, tuple))]
+    numbers = [x for x in arguments if not isinstance(x, (list, tuple, np.ndarray))]
     launched = guarded.launch(kernel, grid, inputs, shapes, *numbers, **constants)
     names = _names(getattr(kernel, "fn", kernel))[len(inputs) :]
     return list(zip(names, launched.outs, strict=False))

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flashlab import attention_decode
+
 VOCABULARY = 256  # every byte is a token: no tokenizer to train, nothing to leak
 
 
@@ -18,6 +20,7 @@ class Size:
     width: int
     context: int
     dtype: torch.dtype = torch.float32
+    positions: bool = True  # learned, one for each place; without them attention must tell the order, as ALiBi does
 
 
 LAPTOP = Size(layers=2, heads=2, width=64, context=128)
@@ -33,6 +36,11 @@ def naive_attention(query, key, value):
     return probs @ value
 
 
+def alibi_slopes(heads):
+    """(H,): how fast each head forgets what lies far back (Press et al. 2022, section 3)."""
+    return torch.tensor([2.0 ** (-8 * (head + 1) / heads) for head in range(heads)])
+
+
 class Block(nn.Module):
     """One transformer layer: attention, then a two-layer network, each added to its input."""
 
@@ -44,10 +52,10 @@ class Block(nn.Module):
         self.project = nn.Linear(size.width, size.width, bias=False)
         self.mlp = nn.Sequential(nn.Linear(size.width, 4 * size.width), nn.GELU(), nn.Linear(4 * size.width, size.width))
 
-    def forward(self, x):
+    def forward(self, x, attention=None):
         qkv = self.qkv(self.norm_1(x))  # (B, S, 3·width)
         query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, S, D)
-        mixed = self.attention(query, key, value)  # (B, H, S, D)
+        mixed = (attention or self.attention)(query, key, value)  # (B, H, S, D)
         x = x + self.project(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_2(x))
 
@@ -59,24 +67,45 @@ class GPT(nn.Module):
         super().__init__()
         self.size = size
         self.tokens = nn.Embedding(VOCABULARY, size.width)
-        self.positions = nn.Embedding(size.context, size.width)
+        self.positions = nn.Embedding(size.context, size.width) if size.positions else None
         self.blocks = nn.ModuleList(Block(size, attention) for _ in range(size.layers))
         self.norm = nn.LayerNorm(size.width)
         self.head = nn.Linear(size.width, VOCABULARY, bias=False)
 
-    def forward(self, tokens):
-        """Logits (B, S, 256) for tokens (B, S)."""
-        dtype = self.size.dtype
+    def forward(self, tokens, caches=None):
+        """Logits (B, S, 256) for tokens (B, S), which go on from what is in the caches, one for each layer."""
+        dtype, seen = self.size.dtype, caches[0].length if caches else 0
         with torch.autocast(tokens.device.type, dtype, enabled=dtype != torch.float32):
-            x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
-            for block in self.blocks:
-                x = block(x)
+            x = self.tokens(tokens)
+            if self.positions is not None:
+                x = x + self.positions(seen + torch.arange(tokens.shape[1], device=tokens.device))
+            for n, block in enumerate(self.blocks):
+                x = block(x, caches and caches[n])
             return self.head(self.norm(x))
 
     def loss(self, tokens):
         """Mean cross-entropy of every next byte, in nats, for tokens (B, S + 1)."""
         logits = self(tokens[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+
+class LayerCache:
+    """Keys and values of all tokens so far, of one layer. It is called in place of attention: on a prompt, then on each new token."""
+
+    def __init__(self, size, batch, device):
+        shape = (batch, size.heads, size.context, size.width // size.heads)
+        self.keys, self.values = (torch.zeros(shape, dtype=size.dtype, device=device) for _ in range(2))
+        self.length = 0
+
+    def __call__(self, query, key, value):
+        lengths = torch.full((len(query),), self.length, dtype=torch.int32, device=query.device)
+        self.length += key.shape[2]
+        return attention_decode(query, self.keys, self.values, lengths, key=key, value=value)
+
+
+def new_caches(model, batch=1):
+    """Empty caches for a model, one for each layer, with room for its context."""
+    return [LayerCache(model.size, batch, _device(model)) for _ in model.blocks]
 
 
 def batches(text, size, batch, steps, seed, device):
@@ -119,11 +148,37 @@ def evaluate(model, text_batches):
 @torch.no_grad()
 def generate(model, prompt, length, seed=0, temperature=0.9):
     """The prompt and `length` bytes more, each drawn from the model's guess. Every byte computes the whole text anew."""
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
+    draw = _drawing(seed, temperature)
     tokens = torch.tensor([list(prompt)])
     for _ in range(length):
-        logits = model(tokens[:, -model.size.context :].to(device))[0, -1]
-        guess = (logits.float().cpu() / temperature).softmax(-1)
-        tokens = torch.cat([tokens, torch.multinomial(guess, 1, generator=generator)[None]], dim=1)
+        logits = model(tokens[:, -model.size.context :].to(_device(model)))
+        tokens = torch.cat([tokens, draw(logits)], dim=1)
     return bytes(tokens[0].tolist())
+
+
+@torch.no_grad()
+def generate_with_cache(model, prompt, length, seed=0, temperature=0.9):
+    """The same bytes. The prompt is read once; after it each byte computes its own row alone."""
+    if len(prompt) + length > model.size.context:
+        raise ValueError(f"prompt and length: {len(prompt)} + {length} bytes, and this model's cache has room for {model.size.context}.")
+    draw, caches = _drawing(seed, temperature), new_caches(model)
+    tokens = new = torch.tensor([list(prompt)])
+    for _ in range(length):
+        new = draw(model(new.to(_device(model)), caches))
+        tokens = torch.cat([tokens, new], dim=1)
+    return bytes(tokens[0].tolist())
+
+
+def _drawing(seed, temperature):
+    """A function that draws the next token, (1, 1), from logits (1, S, 256). The same seed draws the same."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(logits):
+        guess = (logits[0, -1].float().cpu() / temperature).softmax(-1)
+        return torch.multinomial(guess, 1, generator=generator)[None]
+
+    return draw
+
+
+def _device(model):
+    return next(model.parameters()).device

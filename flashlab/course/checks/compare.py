@@ -21,8 +21,11 @@ class Wasteful(str):
     """What was loaded or stored too often for a result that is right: half of the case's points."""
 
 
-def arrays(names, answer, wanted, note=lambda index: "", tolerance=TOLERANCE):
-    """ "" when every array of an answer is right, or which is not, where, and by what ratio. One name: the answer is that array itself."""
+def arrays(names, answer, wanted, note=lambda index: "", tolerance=TOLERANCE, axes=None):
+    """ "" when every array of an answer is right, or which is not, where, and by what ratio. One name: the answer is that array itself.
+
+    axes: by name, what an array's axes are called, where they are not rows and columns.
+    """
     forgotten = ": is a return missing?" if answer is None else ""
     if len(names) == 1:
         if answer is None or isinstance(answer, tuple):
@@ -33,7 +36,7 @@ def arrays(names, answer, wanted, note=lambda index: "", tolerance=TOLERANCE):
         got = f"{type(answer).__name__}" + (f" of {len(answer)}" if isinstance(answer, tuple | list) else forgotten)
         return f"return {NUMBERS[len(names)]} things, {words}; got {got}"
     for name, got, want in zip(names, answer, wanted, strict=True):
-        difference = _array(name, got, want, note, tolerance)
+        difference = _array(name, got, want, note, tolerance, (axes or {}).get(name))
         if difference:
             return difference
     return ""
@@ -53,7 +56,7 @@ def number(answer, want, unit=""):
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
-def _array(name, got, want, note, tolerance):
+def _array(name, got, want, note, tolerance, axes=None):
     try:
         kind = np.asarray(got).dtype
         if kind.kind not in "fiub":
@@ -67,9 +70,8 @@ def _array(name, got, want, note, tolerance):
     if not len(wrong):
         return ""
     index = tuple(int(n) for n in wrong[0])
-    place = ", ".join(
-        f"{axis} {n}" for axis, n in zip(("row", "column") if len(index) < 3 else ("head", "row", "column"), index, strict=False)
-    )
+    axes = axes or (("row", "column") if len(index) < 3 else ("head", "row", "column"))
+    place = ", ".join(f"{axis} {n}" for axis, n in zip(axes, index, strict=False))
     right = want[index] if abs(want[index]) > tolerance else 0.0
     told = f"{got[index] + 0.0:.6g}", f"{right:.6g}"
     text = f"{place}{note(index)}: {name} is {told[0]}, expected {told[1]}"
@@ -87,7 +89,8 @@ def _array(name, got, want, note, tolerance):
 
 def _heat(got, want, tolerance):
     """The largest error of each field of a matrix, on a scale from 0 (right) to 1 (as wrong as anything, or NaN)."""
-    error = np.abs(got - want)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        error = np.abs(got - want)
     error[np.isclose(got, want, rtol=tolerance, atol=tolerance)] = 0.0
     largest = error[np.isfinite(error)].max(initial=0.0) or 1.0
     error = np.where(np.isfinite(error), error / largest, 1.0)

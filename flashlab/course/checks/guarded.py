@@ -28,6 +28,7 @@ from flashlab.course.interpreter import interpreted
 
 GUARD = 4096  # numbers on either side: an index that is off by a tile still lands in it
 SENTINEL = -12345.0
+NOWHERE = 2**30  # an index that leads out of every buffer
 UNWRITTEN = torch.tensor(0x7FC0BEEF, dtype=torch.int32).view(torch.float32)  # of all NaNs one that nobody computes
 
 
@@ -47,13 +48,13 @@ class Launched:
 
 
 def launch(kernel, grid, inputs, shapes, *numbers, **constants):
-    """Run kernel[grid](*inputs, *outs, *numbers, **constants) for NumPy float32 inputs and outputs of these shapes."""
+    """Run kernel[grid](*inputs, *outs, *numbers, **constants) for NumPy float32 (or int32) inputs, and float32 outputs of these shapes."""
     if not isinstance(kernel, (JITFunction, InterpretedFunction)):
         raise TypeError("write a kernel: a function with @triton.jit, and nothing else, above it")
     if _is_stub(kernel):
         raise NotImplementedError
     inputs = [torch.from_numpy(x) for x in inputs]
-    bands, tensors = zip(*(_between(x, torch.nan) for x in inputs), strict=True)
+    bands, tensors = zip(*(_between(x, torch.nan if x.is_floating_point() else NOWHERE) for x in inputs), strict=True)
     buffers, outs = zip(*(_between(UNWRITTEN.expand(shape), SENTINEL) for shape in shapes), strict=True)
     before = [band.clone() for band in bands]
     named = {name: (band, x) for name, band, x in zip(kernel.arg_names, bands, tensors, strict=False)}
@@ -107,14 +108,15 @@ ADVICE = {
 }
 
 
-def compare_launched(answer, names, wanted, tolerance, loaded):
+def compare_launched(answer, names, wanted, tolerance, loaded, axes=None):
     """What is different: the numbers first, then what was written outside, then how much was loaded and stored, then the compiler's word.
 
     names and wanted: the outputs and what belongs into them; loaded: how many numbers of each input are needed, in their order.
+    axes: by name, what an output's axes are called, where they are not rows and columns.
     """
     if answer.stored == 0:
         return f"nothing was stored: a kernel returns nothing, and ends with tl.store({names[0]} + …, …, mask=…)"
-    difference = _compare_outs(answer, names, wanted, tolerance)
+    difference = _compare_outs(answer, names, wanted, tolerance, axes)
     if difference:
         return difference
     are = f"{names[0]} is right" if len(names) == 1 else "the results are right"
@@ -136,7 +138,7 @@ def compare_launched(answer, names, wanted, tolerance, loaded):
     refused = answer.refused()
     if refused:
         return compare.Explained(f"right in the interpreter, and Triton's compiler refuses it, so that no GPU runs it: {refused}")
-    difference = answer.on_gpu and _compare_outs(replace(answer, outs=answer.on_gpu()), names, wanted, tolerance)
+    difference = answer.on_gpu and _compare_outs(replace(answer, outs=answer.on_gpu()), names, wanted, tolerance, axes)
     if difference:
         causes = 'a tl.dot without input_precision="ieee", or two programs that write to one place'
         words = f"right in the interpreter, and not when compiled for this GPU: {difference}. What a GPU alone shows: {causes}"
@@ -144,15 +146,15 @@ def compare_launched(answer, names, wanted, tolerance, loaded):
     return ""
 
 
-def _compare_outs(answer, names, wanted, tolerance):
+def _compare_outs(answer, names, wanted, tolerance, axes):
     for name, out, want in zip(names, answer.outs, wanted, strict=True):
         missing = np.argwhere(np.isnan(out))
-        place = "position" if want.ndim == 1 else "row"
         if len(missing):
             first = tuple(missing[0])
-            where = f"{place} {first[-want.ndim :][0]}" + (f", column {first[-1]}" if want.ndim > 1 else "")
+            called = (axes or {}).get(name) or (("position",) if want.ndim == 1 else ("row", "column"))
+            where = ", ".join(f"{axis} {n}" for axis, n in zip(called, first, strict=True))
             return f"{where}: {name} {_why_nan(out[first], answer)}"
-        difference = compare.arrays((name,), out, want, tolerance=tolerance)
+        difference = compare.arrays((name,), out, want, tolerance=tolerance, axes=axes)
         if difference and np.allclose(out, want, rtol=NEARLY, atol=NEARLY):
             return f"{difference}. All of {name} is nearly right: is something float16 or bfloat16 on the way, or was a small number added?"
         if difference:

@@ -55,7 +55,7 @@ def _part_bytes(query, value):
     from flashlab.kernels import configs, decode
 
     (batch, heads, rows, _), (_, heads_kv, seqlen_k, value_dim) = query.shape, value.shape
-    config = configs.choose_decoding(query, value_dim, paged=False)
+    config = configs.choose_decoding(query, value_dim)
     splits = decode.how_many_splits(batch * heads_kv, seqlen_k, query, config)
     return 4 * splits * batch * heads * rows * (value_dim + 1) if splits > 1 else 0
 
@@ -84,7 +84,7 @@ def _tiles(query, key, value, spec, extras):
         names.append("mask_gradient")
     chosen = {}
     if decode.suits(query, key, spec, extras):  # the forward pass is split over the keys
-        config = configs.choose_decoding(query, value.shape[-1], paged=False)
+        config = configs.choose_decoding(query, value.shape[-1])
         chosen["decode"] = (decode.rows_of_a_tile(query, key), config.BLOCK_N, config.num_warps, config.num_stages)
         names.remove("forward")
     for name in names:

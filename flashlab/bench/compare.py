@@ -85,7 +85,11 @@ def worse(before, now, band=BAND):
         raise ValueError(
             f"the record to compare with was made on {devices[0]}, and this machine has {devices[1]}: compare runs of one machine"
         )
-    earlier, later = costs(before), costs(now)
+    return worse_costs(costs(before), costs(now), band)
+
+
+def worse_costs(earlier, later, band=BAND):
+    """The same of two {case: Cost}."""
     missing = sorted(earlier.keys() - later.keys())
     if missing:
         raise ValueError(f"{len(missing)} cases of the earlier record were not measured now: {'; '.join(missing[:3])}, …")

@@ -51,11 +51,13 @@ def phase_costs(size, device, batch=4, sequences=(1, 8, 64)):
     rows = [_row("training", batch, size, seconds(train, device) / (batch * size.context))]
     with torch.no_grad():
         prompt = text[:1, :half]
-        rows.append(_row("prefill", 1, size, seconds(lambda: model(prompt, gpt.new_caches(model)), device) / half))
+        rows.append(_row("prefill", 1, size, seconds(lambda: model(prompt, gpt.new_cache(model)), device) / half))
         rows.append(_row("writing, all anew", 1, size, seconds(lambda: model(prompt), device)))
         for count in sequences:
-            caches, new = gpt.new_caches(model, count), text[:1, :1].expand(count, 1)
-            rows.append(_row("writing", count, size, seconds(lambda c=caches, n=new: _write(model, c, n, half), device) / count))
+            step = functools.partial(_write, model, gpt.new_cache(model, count), text[:1, :1].expand(count, 1), half)
+            rows.append(_row("writing", count, size, seconds(step, device) / count))
+            if torch.device(device).type == "cuda":
+                rows.append(_row("writing, captured", count, size, seconds(captured(step), device) / count))
     return rows
 
 
@@ -64,11 +66,24 @@ def _row(phase, batch, size, per_token):
     return dict(phase=phase, batch=batch, microseconds=1e6 * per_token, **shape)
 
 
-def _write(model, caches, new, length):
+def _write(model, cache, new, length):
     """One step: a new token of each sequence, of which `length` lie in the cache."""
-    for cache in caches:
-        cache.length = length
-    return model(new, caches)
+    cache.lengths.fill_(length)
+    return model(new, cache)
+
+
+def captured(step):
+    """The same step as one CUDA graph: its launches are recorded once, then replayed without Python."""
+    warm = torch.cuda.Stream()
+    warm.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(warm)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def split_times(capacity, device, splits=(1, 2, 4, 8, 16, 32, 64, 128)):
@@ -164,38 +179,27 @@ def train_pairs(size, seeds, steps, batch, device, learning_rate=3e-3, on_step=N
     return rows
 
 
-def write_text(size, device, length=64):
-    """Milliseconds that a user waits for each token which a GPT writes with its cache, one sequence alone."""
-    model = gpt.new_model(size, FLASH, seed=0, device=device)
-    gpt.generate_with_cache(model, b"def ", 4)
-    start = time.perf_counter()
-    gpt.generate_with_cache(model, b"def ", length)
-    return 1e3 * (time.perf_counter() - start) / length
+EDGE_SIZES = {"small": replace(gpt.LAPTOP, context=256), "larger": replace(gpt.GPU, context=256)}
 
 
-def train_text(size, device, batch):
-    """Milliseconds that training takes for each token."""
-    return next(row["microseconds"] / 1e3 for row in phase_costs(size, device, batch, sequences=()) if row["phase"] == "training")
-
-
-def cloud_and_edge(sizes, device, batch=4):
-    """One row a size: milliseconds of a token in training and in writing on this device."""
-    shape = ("layers", "width", "context")
-    return [
-        {name: getattr(size, name) for name in shape}
-        | dict(training_ms=train_text(size, device, batch), writing_ms=write_text(size, device))
-        for size in sizes
-    ]
+def cloud_and_edge(device, names=tuple(EDGE_SIZES)):
+    """One row for each of two GPTs and each phase of its life on this device, in bfloat16 on a GPU and float32 on a CPU."""
+    dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    rows = []
+    for name in names:
+        size = replace(EDGE_SIZES[name], dtype=dtype)
+        weights = sum(weight.numel() for weight in gpt.GPT(size, FLASH).parameters())
+        rows += [dict(name=name, weights=weights) | row for row in phase_costs(size, device, sequences=(1, 64))]
+    return rows
 
 
 def measure(device):
     """All of it, at the sizes of the record."""
     large = torch.device(device).type == "cuda"
-    sizes = (gpt.LAPTOP, gpt.GPU) if large else (gpt.LAPTOP, replace(gpt.GPU, context=256, dtype=torch.float32))
     found = dict(
         phases=phase_costs(gpt.GPU if large else gpt.LAPTOP, device),
         calls=call_times([2**n for n in range(6, 15 if large else 12)], device),
-        edge=cloud_and_edge(sizes, device, batch=4 if large else 1),
+        edge=cloud_and_edge(device),
     )
     if large:
         found["splits"] = {str(capacity): split_times(capacity, device) for capacity in (4096, 32768, 131072)}

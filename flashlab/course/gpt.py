@@ -72,15 +72,18 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(size.width)
         self.head = nn.Linear(size.width, VOCABULARY, bias=False)
 
-    def forward(self, tokens, caches=None):
-        """Logits (B, S, 256) for tokens (B, S), which go on from what is in the caches, one for each layer."""
-        dtype, seen = self.size.dtype, caches[0].length if caches else 0
+    def forward(self, tokens, cache=None):
+        """Logits (B, S, 256) for tokens (B, S), which go on from what is in the cache."""
+        dtype = self.size.dtype
         with torch.autocast(tokens.device.type, dtype, enabled=dtype != torch.float32):
             x = self.tokens(tokens)
             if self.positions is not None:
-                x = x + self.positions(seen + torch.arange(tokens.shape[1], device=tokens.device))
+                places = torch.arange(tokens.shape[1], device=tokens.device)
+                x = x + self.positions(places if cache is None else cache.lengths[:, None] + places)
             for n, block in enumerate(self.blocks):
-                x = block(x, caches and caches[n])
+                x = block(x, cache and cache.attention(n))
+            if cache is not None:
+                cache.lengths += tokens.shape[1]
             return self.head(self.norm(x))
 
     def loss(self, tokens):
@@ -89,23 +92,26 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
 
-class LayerCache:
-    """Keys and values of all tokens so far, of one layer. It is called in place of attention: on a prompt, then on each new token."""
+class KVCache:
+    """Keys and values of all tokens so far, of every layer. It never waits for the GPU, so that a step fits into a CUDA graph."""
 
     def __init__(self, size, batch, device):
-        shape = (batch, size.heads, size.context, size.width // size.heads)
+        shape = (size.layers, batch, size.heads, size.context, size.width // size.heads)
         self.keys, self.values = (torch.zeros(shape, dtype=size.dtype, device=device) for _ in range(2))
-        self.length = 0
+        self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
 
-    def __call__(self, query, key, value):
-        lengths = torch.full((len(query),), self.length, dtype=torch.int32, device=query.device)
-        self.length += key.shape[2]
-        return attention_decode(query, self.keys, self.values, lengths, key=key, value=value)
+    def attention(self, layer):
+        """What stands in for a layer's attention: it remembers the new keys and values, and looks at all that are there."""
+
+        def attend(query, key, value):
+            return attention_decode(query, self.keys[layer], self.values[layer], self.lengths, key=key, value=value)
+
+        return attend
 
 
-def new_caches(model, batch=1):
-    """Empty caches for a model, one for each layer, with room for its context."""
-    return [LayerCache(model.size, batch, _device(model)) for _ in model.blocks]
+def new_cache(model, batch=1):
+    """An empty cache for a model, with room for its context."""
+    return KVCache(model.size, batch, _device(model))
 
 
 def batches(text, size, batch, steps, seed, device):
@@ -161,10 +167,10 @@ def generate_with_cache(model, prompt, length, seed=0, temperature=0.9):
     """The same bytes. The prompt is read once; after it each byte computes its own row alone."""
     if len(prompt) + length > model.size.context:
         raise ValueError(f"prompt and length: {len(prompt)} + {length} bytes, and this model's cache has room for {model.size.context}.")
-    draw, caches = _drawing(seed, temperature), new_caches(model)
+    draw, cache = _drawing(seed, temperature), new_cache(model)
     tokens = new = torch.tensor([list(prompt)])
     for _ in range(length):
-        new = draw(model(new.to(_device(model)), caches))
+        new = draw(model(new.to(_device(model)), cache))
         tokens = torch.cat([tokens, new], dim=1)
     return bytes(tokens[0].tolist())
 

@@ -156,18 +156,19 @@ class Decoding:
 # For head dim 128 the best of those tried on an H200; others fit, and were not tried. Pages cost addresses: smaller tiles, more programs.
 DECODE_HOPPER = {64: Decoding(128, 4, 3, 1), 128: Decoding(128, 4, 3, 1), 256: Decoding(64, 4, 2, 1)}
 DECODE_HOPPER_PAGES = {64: Decoding(64, 2, 3, 4), 128: Decoding(64, 2, 3, 4), 256: Decoding(32, 2, 3, 4)}
+DECODE_HOPPER_FP8 = {64: Decoding(128, 4, 3, 2), 128: Decoding(128, 4, 3, 2), 256: Decoding(64, 4, 2, 2)}
 DECODE_PORTABLE = {64: Decoding(64, 4, 2, 2), 128: Decoding(64, 4, 2, 2), 256: Decoding(32, 4, 2, 2)}
 DECODE_TURING = {64: Decoding(64, 4, 1, 2), 128: Decoding(64, 4, 1, 2), 256: Decoding(32, 4, 1, 2)}
 DECODE_FLOAT32 = {64: Decoding(32, 4, 1, 2), 128: Decoding(32, 4, 1, 2), 256: Decoding(16, 4, 1, 2)}
 
 
-def choose_decoding(query, value_dim, paged):
-    """The Decoding of a call of this device, dtype and head dims."""
+def choose_decoding(query, value_dim, paged=False, fp8=False):
+    """The Decoding of a call of this device, dtype and head dims; of a cache in pages, or in fp8."""
     target = target_of(query)
     if query.dtype == torch.float32:
         table = DECODE_FLOAT32
     elif target == (9, 0):
-        table = DECODE_HOPPER_PAGES if paged else DECODE_HOPPER
+        table = DECODE_HOPPER_PAGES if paged else DECODE_HOPPER_FP8 if fp8 else DECODE_HOPPER
     else:
         table = DECODE_TURING if target == "gfx942" or target[0] == 7 else DECODE_PORTABLE
     return table[head_dim_class(max(query.shape[-1], value_dim))]

@@ -39,10 +39,13 @@ def cache_rows(cache, table, batch, head, j, length, PAGE: tl.constexpr):
 
 
 @triton.jit
-def load_keys(cache, rows, j, length, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_keys(cache, rows, j, length, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, DTYPE: tl.constexpr):
     dims = tl.arange(0, BLOCK_D)[None, :]
     mask = (j < length)[:, None] if BLOCK_D == HEAD_DIM else (j < length)[:, None] & (dims < HEAD_DIM)
-    return tl.load(rows[:, None] + dims * cache.strides[3], mask=mask, other=0.0)  # [BLOCK_N, BLOCK_D]
+    x = tl.load(rows[:, None] + dims * cache.strides[3], mask=mask, other=0.0)  # [BLOCK_N, BLOCK_D]
+    if x.dtype == tl.float8e4nv:
+        x = x.to(tl.float16)  # exact, and an instruction on Hopper: straight to bfloat16 it takes many
+    return x.to(DTYPE)
 
 
 @triton.jit
@@ -90,8 +93,8 @@ def decode_kernel(
     acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
     for start_n in tl.range(begin, end, BLOCK_N):
         j = start_n + tl.arange(0, BLOCK_N)
-        k = load_keys(K, cache_rows(K, table, batch, head_kv, j, length, PAGE), j, length, HEAD_DIM, BLOCK_D).to(q.dtype)
-        v = load_keys(V, cache_rows(V, table, batch, head_kv, j, length, PAGE), j, length, VALUE_DIM, BLOCK_V).to(q.dtype)
+        k = load_keys(K, cache_rows(K, table, batch, head_kv, j, length, PAGE), j, length, HEAD_DIM, BLOCK_D, q.dtype)
+        v = load_keys(V, cache_rows(V, table, batch, head_kv, j, length, PAGE), j, length, VALUE_DIM, BLOCK_V, q.dtype)
         scores = capped_scores(tl.dot(q, k.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_M, BLOCK_N]
         scores = shape_scores(scores, i, j[None, :], at, features, True, MASK_MOD, BIAS_MOD)
         p, m, l, acc = online_softmax_step(scores, m, l, acc)
@@ -259,7 +262,7 @@ def plan(query, k_cache, v_cache, lengths, block_table, spec, extras, _, added, 
     capacity = page if block_table is None else page * block_table.shape[1]
     row_tiles = triton.cdiv(group * seqlen_q, BLOCK_M)
     programs = batch * heads_kv * row_tiles
-    config = configs.choose_decoding(query, value_dim, block_table is not None)
+    config = configs.choose_decoding(query, value_dim, block_table is not None, scales is not None)
     splits = splits or how_many_splits(programs, capacity, query, config)
     BLOCK_V = configs.block_d(value_dim)
     numbers = added, capacity, scales, features_of(spec, extras), spec.scale, seqlen_q, heads_kv, row_tiles, splits

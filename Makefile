@@ -19,7 +19,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # What takes longest in one file comes first, and the notebooks, many and short, last: so no core waits for the other at the end.
 test: export OMP_NUM_THREADS := 1
 
-.PHONY: lab test test-long gpu-test gpu-sanitize notebooks exercises bench figures compiled clean
+.PHONY: lab test test-long gpu-test gpu-sanitize notebooks exercises bench experiments figures compiled clean
 
 lab: $(LAB)
 	$(PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(AS_ROOT)
@@ -39,7 +39,7 @@ test-long: $(DEV)
 # On a machine with a GPU: the kernels as they really run, and every lesson from top to bottom with the same checked outputs.
 gpu-test: $(DEV)
 	$(PYTHON) -m pytest -n 8 tests/gpu tests/library/test_kernels.py tests/library/test_varlen.py tests/library/test_masks.py \
-	    tests/library/test_decode.py tests/library/test_integrations.py tests/library/test_fuzz.py tests/course/test_ladder.py
+	    tests/library/test_decode.py tests/library/test_integrations.py tests/library/test_fuzz.py tests/course/test_ladder.py tests/course/test_serving.py
 	$(PYTHON) -m pytest --nbval notebooks
 
 # Reads and writes out of bounds, and races: NVIDIA's compute-sanitizer on small calls.
@@ -55,6 +55,10 @@ exercises: $(DEV)
 
 bench: $(DEV)
 	$(PYTHON) -m flashlab bench
+
+# What lessons 12 and 14 measure, as data.
+experiments: $(DEV)
+	$(PYTHON) -m flashlab.course.experiments
 
 figures: $(DEV)
 	$(PYTHON) tools/readme_figure.py

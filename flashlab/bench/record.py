@@ -1,6 +1,7 @@
 """Records: what was measured, on which machine, with which versions, by which command."""
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -16,7 +17,7 @@ from flashlab.files import write_whole
 def machine(device="cuda"):
     """The GPU, or the processor, and every version that a figure may depend on."""
     return {
-        **(_gpu() if torch.device(device).type == "cuda" else {"device": f"CPU with {torch.get_num_threads()} cores"}),
+        **(_gpu() if torch.device(device).type == "cuda" else _cpu()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -33,6 +34,12 @@ def _gpu():
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "clocks": _output("nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader"),
     }
+
+
+def _cpu():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    kind = re.search(r"model name\s*: (.*)", _output("cat", "/proc/cpuinfo"))
+    return {"device": f"CPU with {cores} cores", "processor": kind.group(1) if kind else platform.processor()}
 
 
 def write(measurements, folder, command, commit=None, device="cuda", prefix=""):

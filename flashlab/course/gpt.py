@@ -111,7 +111,7 @@ class KVCache:
 
 def new_cache(model, batch=1):
     """An empty cache for a model, with room for its context."""
-    return KVCache(model.size, batch, _device(model))
+    return KVCache(model.size, batch, device_of(model))
 
 
 def batches(text, size, batch, steps, seed, device):
@@ -154,10 +154,10 @@ def evaluate(model, text_batches):
 @torch.no_grad()
 def generate(model, prompt, length, seed=0, temperature=0.9):
     """The prompt and `length` bytes more, each drawn from the model's guess. Every byte computes the whole text anew."""
-    draw = _drawing(seed, temperature)
+    draw = drawing(seed, temperature)
     tokens = torch.tensor([list(prompt)])
     for _ in range(length):
-        logits = model(tokens[:, -model.size.context :].to(_device(model)))
+        logits = model(tokens[:, -model.size.context :].to(device_of(model)))
         tokens = torch.cat([tokens, draw(logits)], dim=1)
     return bytes(tokens[0].tolist())
 
@@ -167,15 +167,15 @@ def generate_with_cache(model, prompt, length, seed=0, temperature=0.9):
     """The same bytes. The prompt is read once; after it each byte computes its own row alone."""
     if len(prompt) + length > model.size.context:
         raise ValueError(f"prompt and length: {len(prompt)} + {length} bytes, and this model's cache has room for {model.size.context}.")
-    draw, cache = _drawing(seed, temperature), new_cache(model)
+    draw, cache = drawing(seed, temperature), new_cache(model)
     tokens = new = torch.tensor([list(prompt)])
     for _ in range(length):
-        new = draw(model(new.to(_device(model)), cache))
+        new = draw(model(new.to(device_of(model)), cache))
         tokens = torch.cat([tokens, new], dim=1)
     return bytes(tokens[0].tolist())
 
 
-def _drawing(seed, temperature):
+def drawing(seed, temperature):
     """A function that draws the next token, (1, 1), from logits (1, S, 256). The same seed draws the same."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -186,5 +186,5 @@ def _drawing(seed, temperature):
     return draw
 
 
-def _device(model):
+def device_of(model):
     return next(model.parameters()).device

@@ -35,7 +35,7 @@ def draw_phases(group=1, new_tokens=1, context=4096):
         intensity = attention_intensity(rows, context, group)
         rate = gpu.attainable(intensity)
         axes.plot(intensity, rate, "o", color=COLORS[color], markersize=9)
-        words = f"{name}: {intensity:,.0f} FLOP a byte,\nat most {100 * rate / gpu.tflops:.2g} % of the arithmetic"
+        words = f"{name}: {intensity:,.0f} FLOP a byte,\nat most {rounded(100 * rate / gpu.tflops)} % of the arithmetic"
         axes.annotate(words, (intensity, rate), offset, textcoords="offset points", ha=side, va="center" if side == "left" else "bottom",
                       color=COLORS[color], weight="bold")  # fmt: skip
     axes.text(0.3, 2300, "memory-bound", color=COLORS["bad"], va="top")
@@ -196,16 +196,16 @@ def _plain(axes, which, ticks):
 def draw_costs(record):
     """Microseconds that a token costs in each phase of one GPT's life, of an experiments record."""
     rows = sorted(record["phases"], key=lambda row: row["microseconds"])
-    figure, axes = plt.subplots(figsize=(8, 3.2))
+    figure, axes = plt.subplots(figsize=(8, 3.8))
     for n, row in enumerate(rows):
         color = COLORS["bad"] if row["phase"].startswith("writing") else COLORS["Q"]
         axes.barh(n, row["microseconds"], color=color, height=0.6)
-        axes.text(row["microseconds"] * 1.08, n, f"{row['microseconds']:,.3g}", va="center", size=9)
+        axes.text(row["microseconds"] * 1.08, n, rounded(row["microseconds"]), va="center", size=9)
     axes.set_yticks(range(len(rows)), [_phase(row) for row in rows], size=9)
     axes.set(xscale="log", xlabel="microseconds a token", xlim=(rows[0]["microseconds"] / 2, rows[-1]["microseconds"] * 3))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.minorticks_off()
-    axes.set_title("A token written costs more than one trained on, the more so the fewer read")
+    axes.set_title("A written token costs more than a trained one")
     first = rows[0]
     shape = f"GPT of {first['layers']} layers of {first['width']}, {first['context']:,} tokens, {first['dtype']}"
     words = f"{shape} · {record['machine']['device']}"
@@ -214,6 +214,13 @@ def draw_costs(record):
 
 
 def _phase(row):
-    if row["phase"] == "writing":
-        return f"writing, {row['batch']} {'reader' if row['batch'] == 1 else 'readers'}"
-    return row["phase"]
+    if row["phase"] in ("training", "prefill", "writing, all anew"):
+        return row["phase"]
+    readers = f"writing, {row['batch']} {'reader' if row['batch'] == 1 else 'readers'}"
+    return f"{readers}, one CUDA graph" if "captured" in row["phase"] else readers
+
+
+def rounded(number):
+    """Three digits: 0.485, 12.9, 9,660."""
+    unit = 10 ** max(0, len(str(int(number))) - 3)
+    return f"{round(number / unit) * unit:,}" if number >= 100 else f"{number:.3g}"

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from flashlab.bench import compare
+from flashlab.course.figures.inference import rounded
 from flashlab.course.figures.style import COLORS
 from flashlab.course.records import committed
 
@@ -48,7 +49,7 @@ def draw_edge(rows_by_device, model="small"):
             if phase in rows:
                 value = rows[phase]["microseconds"]
                 axes.barh(n + shift, value, height=0.36, color=color, label=device if n == 0 else None)
-                axes.text(value * 1.08, n + shift, f"{value:,.3g}", va="center", size=9)
+                axes.text(value * 1.08, n + shift, rounded(value), va="center", size=9)
     axes.set_yticks(range(len(PHASES)), PHASES.values(), size=9)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="microseconds a token")
@@ -57,7 +58,7 @@ def draw_edge(rows_by_device, model="small"):
     axes.minorticks_off()
     axes.legend(loc="lower right", fontsize=9)
     weights = next(iter(next(iter(found.values())).values()))["weights"]
-    axes.set_title(f"A GPT of {weights / 1e6:,.1f} million weights, in the cloud and at the edge")
+    axes.set_title(f"A GPT of {weights / 1e6:.2g} million weights, in the cloud and at the edge")
     return figure
 
 

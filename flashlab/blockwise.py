@@ -12,7 +12,7 @@ from flashlab.blocks import keys_seen_by
 from flashlab.layout import accumulation_dtype, empty_out
 from flashlab.spec import NO_EXTRAS, Extras, Pairs, Spec, drop, shape_scores
 
-BLOCK_M = 128  # rows of Q in a tile
+BLOCK_M = 256  # rows of Q in a tile
 BLOCK_N = 256  # rows of K and V in a tile
 
 

@@ -46,17 +46,18 @@ def explain(query, key, value, **options):
     lse_bytes = query.shape[0] * query.shape[1] * query.shape[2] * (8 if query.element_size() == 8 else 4)
     return Explanation(
         path, reason, tuple(_features(query, key, value, spec, extras)), _visited(query, key, spec, extras), tiles,
-        lse_bytes + (_part_bytes(query, value) if "decode" in tiles else 0),
+        lse_bytes + (_part_bytes(query, value, spec) if "decode" in tiles else 0),
     )  # fmt: skip
 
 
-def _part_bytes(query, value):
+def _part_bytes(query, value, spec):
     """What the splits of a decoding hold until they are joined, float32."""
     from flashlab.kernels import configs, decode
 
     (batch, heads, rows, _), (_, heads_kv, seqlen_k, value_dim) = query.shape, value.shape
     config = configs.choose_decoding(query, value_dim)
-    splits = decode.how_many_splits(batch * heads_kv, seqlen_k, query, config)
+    keys = decode.keys_in_sight(spec, rows, seqlen_k)
+    splits = decode.how_many_splits(batch * heads_kv, keys, query, config)
     return 4 * splits * batch * heads * rows * (value_dim + 1) if splits > 1 else 0
 
 

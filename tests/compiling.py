@@ -221,9 +221,8 @@ def compile_decoding(target, everything=False):
     lengths, table = torch.zeros(2, dtype=torch.int32), torch.zeros(2, 16, dtype=torch.int32)
     spec, extras = Spec(0.1, True, (100, 0), True, 3.0), Extras(alibi_slopes=torch.zeros(1, 4), sinks=torch.zeros(4))
     scales, angles = (torch.zeros(2), torch.zeros(2)), (torch.zeros(64, 16), torch.zeros(64, 16))
-    wheres = {"whole": (1024, None, None), "pages": (64, table, None)} | (
-        {"fp8": (1024, None, scales)} if target_number(target) >= FP8_FROM else {}
-    )
+    wheres = {"whole": (1024, None, None), "pages of 64": (64, table, None), "pages of 16": (16, table, None)}
+    wheres |= {"fp8": (1024, None, scales)} if target_number(target) >= FP8_FROM else {}
     for dtype in DTYPES if everything else DTYPES[:1]:
         for head_dim in HEAD_DIMS if everything else (128,):
             for where, (length, pages, fp8) in wheres.items():

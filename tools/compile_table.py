@@ -8,28 +8,35 @@ sys.path.insert(0, str(ROOT))
 
 import triton  # noqa: E402
 
-from tests.compiling import SHARED_LIMIT, compile_table  # noqa: E402
+from tests.compiling import SHARED_LIMIT, compile_decoding, compile_table  # noqa: E402
 
 HEAD = """# What every kernel compiles to
 
 Written by `make compiled` with Triton {version} on a CPU. Compiled is not run: of these GPUs only sm_90 has run the kernels. AMD's gfx942
 (MI300) has not, nor has a T4 (sm_75). Shared memory in KiB of what one program may use, registers of a thread, and the bytes that a
 thread spills to slow memory because registers ran out; `tests/library/test_compile.py` holds each to its limit. Causal calls, dq
-where nothing is hidden, and the gradient of a mask.
+where nothing is hidden, the gradient of a mask, and decoding with every feature from a cache that is whole, in pages, or in fp8.
 
 | GPU | dtype | head dim up to | call | kernel | shared | registers | spilled |
 |---|---|---|---|---|---|---|---|
 """
 
 
+def row(target, dtype, head_dim, variant, compiled):
+    name, shared = str(dtype).removeprefix("torch."), f"{compiled.shared / 1024:.0f} of {SHARED_LIMIT[target]}"
+    cells = (target, name, head_dim, variant, compiled.kernel, shared, compiled.registers, compiled.spilled)
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
+def decoding_rows(target):
+    return [row(target, *found) for found in compile_decoding(target, everything=True) if found[-1].kernel == "decode"]
+
+
 def main():
     lines = [HEAD.format(version=triton.__version__)]
-    for target, limit in SHARED_LIMIT.items():
-        for dtype, head_dim, variant, compiled in compile_table(target):
-            if compiled.kernel != "delta":  # one small tile, the same everywhere
-                name, shared = str(dtype).removeprefix("torch."), f"{compiled.shared / 1024:.0f} of {limit}"
-                cells = (target, name, head_dim, variant, compiled.kernel, shared, compiled.registers, compiled.spilled)
-                lines.append(f"| {' | '.join(map(str, cells))} |\n")
+    for target in SHARED_LIMIT:
+        lines += [row(target, *found) for found in compile_table(target) if found[-1].kernel != "delta"]  # one small tile, the same everywhere
+        lines += decoding_rows(target)
         print(target, flush=True)
     path = ROOT / "benchmarks" / "compiled.md"
     path.write_text("".join(lines), encoding="utf-8")

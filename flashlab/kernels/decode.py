@@ -18,7 +18,7 @@ from flashlab.kernels.shaping import Place, as_jit, capped_scores, features_of, 
 from flashlab.kernels.tile import LN_2, LOG2_E, online_softmax_step, view
 from flashlab.kernels.walk import highest_key, lowest_key
 from flashlab.layout import empty_out
-from flashlab.spec import NO_EXTRAS
+from flashlab.spec import NO_EXTRAS, UNLIMITED
 
 MOST_ROWS = 64  # of a tile
 LEAST_TILES = 2  # of keys, of a split
@@ -27,14 +27,18 @@ NEARLY_BUSY = 0.9  # of the busiest choice of splits: fewer splits leave less to
 
 
 @triton.jit
-def cache_rows(cache, table, batch, head, j, length, PAGE: tl.constexpr):
-    """Pointers to the keys j of one head: [BLOCK_N]. Entries of the table past the length are never read."""
-    j = j.to(tl.int64)
+def cache_rows(cache, table, batch, head, first, length, PAGE: tl.constexpr, KEYS: tl.constexpr):
+    """Pointers to the keys of one head from `first` on, a multiple of KEYS: [KEYS]. Entries of the table past the length are never read."""
+    j = first + tl.arange(0, KEYS).to(tl.int64)
     head = cache.pointer + tl.cast(head, tl.int64) * cache.strides[1]
     if table is None:
         return head + tl.cast(batch, tl.int64) * cache.strides[0] + j * cache.strides[2]
     else:
-        page = tl.load(table.pointer + batch * table.strides[0] + j // PAGE * table.strides[1], mask=j < length, other=0)
+        entries = table.pointer + batch * table.strides[0]
+        if PAGE % KEYS == 0:  # all of them lie on one page
+            page = tl.load(entries + first // PAGE * table.strides[1])
+        else:
+            page = tl.load(entries + j // PAGE * table.strides[1], mask=j < length, other=0)
         return head + page.to(tl.int64) * cache.strides[0] + j % PAGE * cache.strides[2]
 
 
@@ -93,8 +97,8 @@ def decode_kernel(
     acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
     for start_n in tl.range(begin, end, BLOCK_N):
         j = start_n + tl.arange(0, BLOCK_N)
-        k = load_keys(K, cache_rows(K, table, batch, head_kv, j, length, PAGE), j, length, HEAD_DIM, BLOCK_D, q.dtype)
-        v = load_keys(V, cache_rows(V, table, batch, head_kv, j, length, PAGE), j, length, VALUE_DIM, BLOCK_V, q.dtype)
+        k = load_keys(K, cache_rows(K, table, batch, head_kv, start_n, length, PAGE, BLOCK_N), j, length, HEAD_DIM, BLOCK_D, q.dtype)
+        v = load_keys(V, cache_rows(V, table, batch, head_kv, start_n, length, PAGE, BLOCK_N), j, length, VALUE_DIM, BLOCK_V, q.dtype)
         scores = capped_scores(tl.dot(q, k.T, input_precision=PRECISION), scale, features, FAST_TANH)  # [BLOCK_M, BLOCK_N]
         scores = shape_scores(scores, i, j[None, :], at, features, True, MASK_MOD, BIAS_MOD)
         p, m, l, acc = online_softmax_step(scores, m, l, acc)
@@ -161,7 +165,6 @@ def append_kernel(
     program = tl.program_id(0)
     new, head, batch = program % added, program // added % heads_kv, program // added // heads_kv
     length = tl.load(lengths + batch)
-    j = length + new + tl.arange(0, 1)
     dims, value_dims = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
     key = Key.pointer + tl.cast(batch, tl.int64) * Key.strides[0] + head * Key.strides[1] + new * Key.strides[2]
     value = Value.pointer + tl.cast(batch, tl.int64) * Value.strides[0] + head * Value.strides[1] + new * Value.strides[2]
@@ -169,8 +172,8 @@ def append_kernel(
     v = tl.load(value + value_dims * Value.strides[3], mask=value_dims < VALUE_DIM, other=0.0)
     if scales is not None:
         k, v = k.to(tl.float32) / tl.load(scales[0] + head), v.to(tl.float32) / tl.load(scales[1] + head)
-    k_row = cache_rows(K, table, batch, head, j, length + added, PAGE)[:, None] + dims[None, :] * K.strides[3]
-    v_row = cache_rows(V, table, batch, head, j, length + added, PAGE)[:, None] + value_dims[None, :] * V.strides[3]
+    k_row = cache_rows(K, table, batch, head, length + new, length + added, PAGE, 1)[:, None] + dims[None, :] * K.strides[3]
+    v_row = cache_rows(V, table, batch, head, length + new, length + added, PAGE, 1)[:, None] + value_dims[None, :] * V.strides[3]
     tl.store(k_row, k[None, :].to(K.pointer.dtype.element_ty), mask=(dims < HEAD_DIM)[None, :])
     tl.store(v_row, v[None, :].to(V.pointer.dtype.element_ty), mask=(value_dims < VALUE_DIM)[None, :])
 
@@ -262,8 +265,8 @@ def plan(query, k_cache, v_cache, lengths, block_table, spec, extras, _, added, 
     capacity = page if block_table is None else page * block_table.shape[1]
     row_tiles = triton.cdiv(group * seqlen_q, BLOCK_M)
     programs = batch * heads_kv * row_tiles
-    config = configs.choose_decoding(query, value_dim, block_table is not None, scales is not None)
-    splits = splits or how_many_splits(programs, capacity, query, config)
+    config = configs.choose_decoding(query, value_dim, None if block_table is None else page, scales is not None)
+    splits = splits or how_many_splits(programs, keys_in_sight(spec, seqlen_q, capacity), query, config)
     BLOCK_V = configs.block_d(value_dim)
     numbers = added, capacity, scales, features_of(spec, extras), spec.scale, seqlen_q, heads_kv, row_tiles, splits
     constants = dict(
@@ -282,13 +285,19 @@ def rows_of_a_tile(query, k_cache):
     return min(MOST_ROWS, max(16, triton.next_power_of_2(query.shape[1] // k_cache.shape[1] * query.shape[2])))
 
 
-def how_many_splits(programs, capacity, query, config):
-    """The fewest splits with which the programs of all tiles fill the GPU nearly as well as with any other number.
+def keys_in_sight(spec, seqlen_q, capacity):
+    """The most keys that the rows of one sequence see together: a window sees few of a long cache."""
+    left, right = spec.edges
+    return capacity if UNLIMITED in (left, right) else min(capacity, left + right + seqlen_q)
+
+
+def how_many_splits(programs, keys, query, config):
+    """The fewest splits of this many keys with which the programs of all tiles fill the GPU nearly as well as with any other number.
 
     Chosen by the capacity, not by the lengths: nothing waits for the GPU, and a CUDA graph stays right as lengths change.
     """
     slots = config.neighbours * (_multiprocessors(query.device.index) if query.is_cuda else 1)
-    most = max(1, min(MOST_SPLITS, slots, capacity // (LEAST_TILES * config.BLOCK_N)))
+    most = max(1, min(MOST_SPLITS, slots, keys // (LEAST_TILES * config.BLOCK_N)))
 
     def busy(splits):
         waves = programs * splits / slots

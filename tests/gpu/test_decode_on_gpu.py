@@ -81,3 +81,22 @@ def test_attention_of_few_rows_is_split(features, is_causal, dtype):
     options = case.options(dtype, tensors[0].device)
     assert "decode" in explain(*tensors[:3], **options).tiles
     assert_as_good_as_plain(case, attention_and_gradients(attention, tensors, options), tensors)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("side", [None, "left"])
+def test_transformers_writes_the_same_on_from_a_long_prompt(cache, side, monkeypatch):
+    pytest.importorskip("transformers")
+    from flashlab.integrations.transformers import register
+    from flashlab.kernels import decode
+    from tests.library.test_integrations import models, padded
+
+    decoded, decoding = [], decode.decode
+    monkeypatch.setattr(decode, "decode", lambda *arguments, **named: decoded.append(1) or decoding(*arguments, **named))
+    ids, mask = padded(side, lengths=(700, 650, 530))
+    arguments = dict(do_sample=False, max_new_tokens=20, min_new_tokens=20)
+    if cache == "static":
+        arguments |= dict(cache_implementation="static", disable_compile=True)
+    theirs, ours = (model.generate(ids, attention_mask=mask, **arguments) for model in models("llama", register()))
+    assert torch.equal(ours, theirs)
+    assert len(decoded) >= 19, "calls of one row were to be split over the keys"

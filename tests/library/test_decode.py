@@ -286,3 +286,22 @@ POOL = dict(k_cache=torch.zeros(4, 2, 8, 16, device=DEVICE), v_cache=torch.zeros
 )
 def test_what_is_refused(changes, words):
     assert words in wrong(**changes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows", "keys"),
+    [
+        (Spec(1.0), 1, 1000),
+        (Spec(1.0, True), 4, 1000),
+        (Spec(1.0, True, (99, -1)), 1, 100),
+        (Spec(1.0, True, (99, -1)), 4, 103),
+        (Spec(1.0, False, (99, 10)), 1, 110),
+        (Spec(1.0, False, (99, -1)), 1, 1000),
+        (Spec(1.0, True, (5000, 0)), 1, 1000),
+    ],
+)
+def test_what_a_window_does_not_see_is_not_split(spec, rows, keys):
+    pytest.importorskip("triton")
+    from flashlab.kernels.decode import keys_in_sight
+
+    assert keys_in_sight(spec, rows, 1000) == keys

@@ -5,6 +5,7 @@ import torch
 
 from flashlab import block_mask, explain
 from flashlab.attention import described
+from flashlab.spec import Spec
 from tests.protocol import jagged
 
 
@@ -84,6 +85,8 @@ def test_the_splits_of_a_decoding_are_counted(monkeypatch):
     query, value = torch.empty(2, 8, 3, 64), torch.empty(2, 2, 4096, 40)
     asked = []
     monkeypatch.setattr(decode, "how_many_splits", lambda *arguments: asked.append(arguments[:2]) or 5)
-    assert _part_bytes(query, value) == 5 * (2 * 8 * 3 * 40 + 2 * 8 * 3) * 4 and asked == [(2 * 2, 4096)]
+    spec = Spec(1.0, True, (99, -1))  # a row sees 100 keys, and three in a row 102
+    assert _part_bytes(query, value, Spec(1.0)) == _part_bytes(query, value, spec) == 5 * (2 * 8 * 3 * 40 + 2 * 8 * 3) * 4
+    assert asked == [(2 * 2, 4096), (2 * 2, 102)]
     monkeypatch.setattr(decode, "how_many_splits", lambda *_: 1)
-    assert _part_bytes(query, value) == 0
+    assert _part_bytes(query, value, spec) == 0

@@ -162,15 +162,13 @@ DECODE_TURING = {64: Decoding(64, 4, 1, 2), 128: Decoding(64, 4, 1, 2), 256: Dec
 DECODE_FLOAT32 = {64: Decoding(32, 4, 1, 2), 128: Decoding(32, 4, 1, 2), 256: Decoding(16, 4, 1, 2)}
 
 
-def choose_decoding(query, value_dim, page=None, fp8=False):
-    """The Decoding of a call of this device, dtype and head dims; of a cache in pages of this length, or in fp8."""
+def choose_decoding(query, value_dim, paged=False, fp8=False):
+    """The Decoding of a call of this device, dtype and head dims; of a cache in pages, or in fp8."""
     target, head_dim = target_of(query), head_dim_class(max(query.shape[-1], value_dim))
     if query.dtype == torch.float32:
         table = DECODE_FLOAT32
     elif target == (9, 0):
-        table = DECODE_HOPPER_FP8 if fp8 else DECODE_HOPPER
-        if page is not None and page % table[head_dim].BLOCK_N:  # else a tile lies on one page, as if there were none
-            table = DECODE_HOPPER_PAGES
+        table = DECODE_HOPPER_PAGES if paged else DECODE_HOPPER_FP8 if fp8 else DECODE_HOPPER
     else:
         table = DECODE_TURING if target == "gfx942" or target[0] == 7 else DECODE_PORTABLE
     return table[head_dim]

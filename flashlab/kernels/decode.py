@@ -29,17 +29,17 @@ NEARLY_BUSY = 0.9  # of the busiest choice of splits: fewer splits leave less to
 @triton.jit
 def cache_rows(cache, table, batch, head, first, length, PAGE: tl.constexpr, KEYS: tl.constexpr):
     """Pointers to the keys of one head from `first` on, a multiple of KEYS: [KEYS]. Entries of the table past the length are never read."""
-    j = first + tl.arange(0, KEYS).to(tl.int64)
+    j = first + tl.arange(0, KEYS)
     head = cache.pointer + tl.cast(head, tl.int64) * cache.strides[1]
     if table is None:
-        return head + tl.cast(batch, tl.int64) * cache.strides[0] + j * cache.strides[2]
+        return head + tl.cast(batch, tl.int64) * cache.strides[0] + j.to(tl.int64) * cache.strides[2]
     else:
         entries = table.pointer + batch * table.strides[0]
         if PAGE % KEYS == 0:  # all of them lie on one page
             page = tl.load(entries + first // PAGE * table.strides[1])
         else:
             page = tl.load(entries + j // PAGE * table.strides[1], mask=j < length, other=0)
-        return head + page.to(tl.int64) * cache.strides[0] + j % PAGE * cache.strides[2]
+        return head + page.to(tl.int64) * cache.strides[0] + (j % PAGE).to(tl.int64) * cache.strides[2]
 
 
 @triton.jit
@@ -265,7 +265,7 @@ def plan(query, k_cache, v_cache, lengths, block_table, spec, extras, _, added, 
     capacity = page if block_table is None else page * block_table.shape[1]
     row_tiles = triton.cdiv(group * seqlen_q, BLOCK_M)
     programs = batch * heads_kv * row_tiles
-    config = configs.choose_decoding(query, value_dim, None if block_table is None else page, scales is not None)
+    config = configs.choose_decoding(query, value_dim, block_table is not None, scales is not None)
     splits = splits or how_many_splits(programs, keys_in_sight(spec, seqlen_q, capacity), query, config)
     BLOCK_V = configs.block_d(value_dim)
     numbers = added, capacity, scales, features_of(spec, extras), spec.scale, seqlen_q, heads_kv, row_tiles, splits

@@ -53,6 +53,8 @@ def launch(kernel, grid, inputs, shapes, *numbers, **constants):
         raise TypeError("write a kernel: a function with @triton.jit, and nothing else, above it")
     if _is_stub(kernel):
         raise NotImplementedError
+    if _asks_for_one_truth(kernel):
+        raise TypeError("`and` and `or` ask for one truth, and a mask has many: join masks with & and |, each comparison in parentheses")
     inputs = [torch.from_numpy(x) for x in inputs]
     bands, tensors = zip(*(_between(x, torch.nan if x.is_floating_point() else NOWHERE) for x in inputs), strict=True)
     buffers, outs = zip(*(_between(UNWRITTEN.expand(shape), SENTINEL) for shape in shapes), strict=True)
@@ -205,6 +207,19 @@ def _is_stub(kernel):
     if any(raises) and len(body) > 1:
         raise TypeError("the line `raise NotImplementedError` is still in the kernel: delete it")
     return any(raises)
+
+
+@functools.lru_cache(maxsize=256)
+def _asks_for_one_truth(kernel):
+    """Whether a kernel joins masks with `and`: the interpreter would drop the first of them, and say nothing."""
+    try:
+        function = ast.parse(textwrap.dedent(inspect.getsource(kernel.fn)))
+    except (OSError, TypeError):
+        return False
+    in_conditions = {
+        id(part) for node in ast.walk(function) if isinstance(node, (ast.If, ast.While, ast.IfExp)) for part in ast.walk(node.test)
+    }
+    return any(isinstance(node, ast.BoolOp) and id(node) not in in_conditions for node in ast.walk(function))
 
 
 @dataclass

@@ -12,7 +12,6 @@ from flashlab.course.steps import naive
 EPSILON = 2.0**-23  # of float32
 SCALE = 0.7  # times 1 / sqrt(D): a kernel takes the scale that it is given
 BLOCK_M = 16
-UNUSED = 2**29  # a page that no pool has
 
 # ---------------------------------------------------------------------------------------------------------------------- cases
 
@@ -24,21 +23,28 @@ def _floats(rng, *shape):
 def split_cases(rng):
     sizes = ((16, 32, 1, 64, 32), (16, 64, 2, 16, 16), (4, 64, 4, 16, 16), (16, 20, 1, 16, 16), (16, 56, 2, 16, 16), (16, 50, 3, 16, 16))
     sizes += ((16, 32, 2, 12, 16), (4, 101, 5, 40, 16))
-    cases = [Case(_told(*size), (*_problem(rng, *size[:2], size[3]), *size[2:3], size[4])) for size in sizes]
+    cases = [_split_case(_told(*size), *_problem(rng, *size[:2], size[3]), size[2], size[4]) for size in sizes]
     Q, K, V = _problem(rng, 16, 64, 16)
+    few = _problem(rng, 16, 20, 16)
     rising = np.abs(K) * np.arange(1, 65, dtype=np.float32)[:, None] / 8
     apart = np.where(np.arange(16)[:, None] % 2, 1, -1).astype(np.float32) * (3 + np.abs(Q))
     falling = np.linspace(30, -30, 64, dtype=np.float32)[:, None] * np.abs(K)
     return [
         *cases,
-        Case("5 keys in 4 splits, of which the last has none", (*_problem(rng, 16, 5, 16), 4, 16)),
-        Case("scores that grow from tile to tile", (np.abs(Q), rising, V, 2, 16)),
-        Case("scores that fall from tile to tile", (np.abs(Q), falling, V, 1, 16)),
-        Case("scores that lie far below 0", (-3 - np.abs(Q), 10 + np.abs(K), V, 2, 16)),
-        Case("scores that lie far below 0, splits that end within a tile", (-3 - np.abs(Q), 10 + np.abs(K), V, 3, 16)),
-        Case("scores that lie far above 0", (3 + np.abs(Q), 10 + np.abs(K), V, 2, 16)),
-        Case("rows of scores far above 0 and far below 0, in turn", (apart, 10 + np.abs(K), V, 2, 16)),
+        _split_case("5 keys in 4 splits, of which the last has none", *_problem(rng, 16, 5, 16), 4, 16),
+        _split_case("20 keys in 4 splits of 16, of which the last two have none", *few, 4, 16, share=16),
+        _split_case("scores that grow from tile to tile", np.abs(Q), rising, V, 2, 16),
+        _split_case("scores that fall from tile to tile", np.abs(Q), falling, V, 1, 16),
+        _split_case("scores that lie far below 0", -3 - np.abs(Q), 10 + np.abs(K), V, 2, 16),
+        _split_case("scores that lie far below 0, splits that end within a tile", -3 - np.abs(Q), 10 + np.abs(K), V, 3, 16),
+        _split_case("scores near -20000, splits that end within a tile", -80 - np.abs(Q), np.full_like(K, 90.0), V, 3, 16),
+        _split_case("scores that lie far above 0", 3 + np.abs(Q), 10 + np.abs(K), V, 2, 16),
+        _split_case("rows of scores far above 0 and far below 0, in turn", apart, 10 + np.abs(K), V, 2, 16),
     ]
+
+
+def _split_case(text, Q, K, V, splits, BLOCK_N, share=None):
+    return Case(text, (Q, K, V, splits, -(-len(K) // splits) if share is None else share, BLOCK_N))
 
 
 def _told(rows, keys, splits, D, BLOCK_N):
@@ -64,7 +70,9 @@ def combine_cases(rng):
         case("3 splits, where a tile has room for 4", 3, 2, 16),
         case("head dim 12, where a tile has room for 16", 2, 3, 12),
         case("lse around 200", 4, 2, 16, around=200.0),
-        case("lse around -200", 4, 2, 16, around=-200.0),
+        case("lse around 200, 3 splits", 3, 2, 16, around=200.0),
+        case("lse around -200, 3 splits", 3, 2, 16, around=-200.0),
+        case("lse around -20000, 3 splits", 3, 2, 16, around=-20000.0),
         case("a split that has seen no key", 4, 2, 16, empty=((1, 0), (1, 1))),
         case("of the first row only the last split has seen a key", 3, 2, 16, around=-5.0, empty=((0, 0), (1, 0))),
         case("5 splits, 7 rows, head dim 40", 5, 7, 40),
@@ -73,12 +81,11 @@ def combine_cases(rng):
 
 def gather_cases(rng):
     def case(keys, page, D, BLOCK_N, spare=2, text=""):
-        count, entries = -(-keys // page), -(-keys // page) + 3
+        count = -(-keys // page)
         pool = _floats(rng, (count + spare) * page, D)
-        table = np.full(entries, UNUSED, np.int32)
-        table[:count] = rng.permutation(count + spare)[:count]
-        if (table[:count] == np.arange(count)).all():  # in its order nobody would need a table
-            table[:count] = np.roll(np.arange(count + spare), 1)[:count]
+        table = rng.permutation(count + spare)[:count].astype(np.int32)
+        if (table == np.arange(count)).all():  # in its order nobody would need a table
+            table = np.roll(np.arange(count + spare), 1)[:count].astype(np.int32)
         return Case(text or f"{keys} keys in pages of {page}, head dim {D}, tiles of {BLOCK_N}", (pool, table, keys, page, BLOCK_N))
 
     return [
@@ -104,6 +111,7 @@ def byte_cases(rng):
         Case("8 heads of keys", (1, 8, 128, (100,), 16, 2)),
         Case("32 layers", (32, 8, 128, (1000,), 16, 2)),
         Case("8 bits", (32, 8, 128, (1000,), 16, 1)),
+        Case("a short sequence and a long one", (1, 1, 64, (5, 50), 16, 2)),
         Case("a sequence of no tokens", (2, 2, 64, (0, 5), 16, 2)),
         Case("lengths drawn at random, pages of 256", (80, 8, 128, lengths, 256, 2)),
     ]
@@ -116,9 +124,9 @@ def _dims(D):
     return dict(D=D, BLOCK_D=max(16, triton.next_power_of_2(D)))
 
 
-def call_split(kernel, Q, K, V, splits, BLOCK_N):
+def call_split(kernel, Q, K, V, splits, share, BLOCK_N):
     (rows, D), keys = Q.shape, len(K)
-    shapes, share = [(splits, rows, D), (splits, rows)], -(-keys // splits)
+    shapes = [(splits, rows, D), (splits, rows)]
     return launch(kernel, (splits,), (Q, K, V), shapes, rows, keys, share, SCALE * D**-0.5, **_dims(D), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N)
 
 
@@ -136,8 +144,8 @@ def call_gather(kernel, pool, table, keys, page, BLOCK_N):
 
 
 def compare_split(answer: Launched, case):
-    Q, K, V, splits, _ = case.arguments
-    (rows, D), share = Q.shape, -(-len(K) // splits)
+    Q, K, V, splits, share, _ = case.arguments
+    rows, D = Q.shape
     parts, lse = np.zeros((splits, rows, D)), np.full((splits, rows), -np.inf)
     for split in range(splits):
         k, v = (x[split * share : (split + 1) * share].astype(np.float64) for x in (K, V))
@@ -157,10 +165,10 @@ def compare_combine(answer: Launched, case):
 
 
 def compare_gather(answer: Launched, case):
-    pool, table, keys, page, _ = case.arguments
+    pool, table, keys, page, BLOCK_N = case.arguments
     j = np.arange(keys)
     want = pool[table[j // page] * page + j % page].astype(np.float64)
-    return compare_launched(answer, ("Out",), (want,), EPSILON, (want.size, keys))
+    return compare_launched(answer, ("Out",), (want,), EPSILON, (want.size, -(-keys // BLOCK_N) * BLOCK_N))
 
 
 def cache_bytes(layers, heads_kv, head_dim, lengths, page, itemsize):
@@ -170,6 +178,14 @@ def cache_bytes(layers, heads_kv, head_dim, lengths, page, itemsize):
 
 def compare_bytes(answer, case):
     return compare.number(answer, cache_bytes(*case.arguments), " bytes")
+
+
+def _longest_for_all(layers, heads_kv, head_dim, lengths, page, itemsize):
+    return cache_bytes(layers, heads_kv, head_dim, [max(lengths)] * len(lengths), page, itemsize)
+
+
+def _first_alone(layers, heads_kv, head_dim, lengths, page, itemsize):
+    return cache_bytes(layers, heads_kv, head_dim, lengths[:1], page, itemsize)
 
 
 def _bytes_variant(matrices=2, pages=lambda length, page: -(-length // page) * page, together=False, layers=True, heads=True, size=None):
@@ -210,6 +226,9 @@ BYTE_MISTAKES = (
     Mistake(
         "pages counted, not tokens", "a page has room for `page` tokens.", 2, _bytes_variant(pages=lambda length, page: -(-length // page))
     ),
+    Mistake("the longest for all", "each sequence has a length of its own: not the longest for all.", 2, _longest_for_all),
+    Mistake("the first sequence alone", "only the first sequence is counted.", 1, _first_alone),
+    Mistake("bits, not bytes", "itemsize is in bytes already: nothing is to be multiplied by 8.", 1, lambda *a: 8 * cache_bytes(*a)),
     Mistake("one layer", "every layer keeps keys and values of its own.", 1, _bytes_variant(layers=False)),
     Mistake("one head", "every head of keys is kept.", 1, _bytes_variant(heads=False)),
     Mistake("always 16 bits", "a number takes `itemsize` bytes, not always 2.", 1, _bytes_variant(size=2)),

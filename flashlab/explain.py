@@ -22,7 +22,8 @@ class Explanation:
         lines += [
             f"tiles     {name}: {m} rows × {n} keys, {warps} warps, {stages} stages" for name, (m, n, warps, stages) in self.tiles.items()
         ]
-        return "\n".join([*lines, f"memory    {self.extra_bytes:,} bytes beyond inputs and output"])
+        tiles = ", and a few tiles of scores at a time" if self.path == "blockwise" else ""  # the kernels' lie in SRAM
+        return "\n".join([*lines, f"memory    {self.extra_bytes:,} bytes beyond inputs and output{tiles}"])
 
 
 def explain(query, key, value, **options):

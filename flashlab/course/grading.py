@@ -3,6 +3,7 @@
 Judging never raises for a wrong attempt: whatever it does, a `Result` comes back that says what happened.
 """
 
+import copy
 import functools
 import importlib
 import re
@@ -118,7 +119,7 @@ def _judge_case(task, attempt, case):
         return str(error), _told(error, task.function)
     meant = _meant(task, answer, case)
     if not _equal(arguments, case.arguments):
-        return meant, f"{task.function} changed an array that it was given: compute a new one (a = a * b, not a *= b)."
+        return meant, f"{task.function} changed what it was given: compute something new (a = a * b, not a *= b)."
     return meant, task.compare(answer, case)
 
 
@@ -199,16 +200,16 @@ def _equal(a, b):
         tolerance = SINGLE if np.float32 in (np.asarray(a).dtype, np.asarray(b).dtype) else DOUBLE
         return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, **tolerance, equal_nan=True))
     except (TypeError, ValueError):
-        return a is b
+        return a is b or (isinstance(a, (dict, list)) and a == b)
 
 
 DOUBLE, SINGLE = dict(rtol=1e-6, atol=1e-9), dict(rtol=1e-4, atol=1e-5)  # the same mistake, made in another order, rounds differently
 
 
 def _copied(arguments):
-    """Fresh arrays for every call: an attempt that changes its inputs spoils no other case."""
+    """Fresh arrays, lists and dicts for every call: an attempt that changes its inputs spoils no other case."""
     return tuple(
-        argument.copy() if isinstance(argument, np.ndarray) else _copied(argument) if isinstance(argument, tuple) else argument
+        _copied(argument) if isinstance(argument, tuple) else argument if callable(argument) else copy.deepcopy(argument)
         for argument in arguments
     )
 

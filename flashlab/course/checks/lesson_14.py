@@ -17,46 +17,70 @@ def _inputs(sizes, magnitudes):
     rng = np.random.default_rng(1)
     for rows, keys, D in sizes:
         for magnitude in magnitudes:
-            yield [
-                np.float32(factor) * rng.normal(size=(n, D)).astype(np.float32)
-                for n, factor in ((rows, magnitude), (keys, magnitude), (keys, 1))
-            ]
+            yield (
+                magnitude,
+                [
+                    np.float32(factor) * rng.normal(size=(n, D)).astype(np.float32)
+                    for n, factor in ((rows, magnitude), (keys, magnitude), (keys, 1))
+                ],
+            )
 
 
-def _guard(attend, sizes=SIZES, magnitudes=(1, 12), causals=(False, True), tolerance=None, nan_passes=False, untouched=True):
-    """A guard of outputs. tolerance: None for twenty times plain float32's own error."""
-    for Q, K, V in _inputs(sizes, magnitudes):
+def _guard(attend, sizes=SIZES, magnitudes=(1, 12), causals=(False, True), tolerance=None, nan_passes=False, untouched=(0, 1, 2)):
+    """A guard of outputs. tolerance: None for what float32 rounds; untouched: which inputs are looked at afterwards."""
+    for magnitude, (Q, K, V) in _inputs(sizes, magnitudes):
         for is_causal in causals:
             given = [x.copy() for x in (Q, K, V)]
-            out = attend(*given, is_causal)
+            try:
+                out = attend(*given, is_causal)
+            except Exception:
+                return False
             exact = plain(*(x.astype(np.float64) for x in (Q, K, V)), is_causal)
-            allowed = 20 * np.abs(plain(Q, K, V, is_causal) - exact).max() + 1e-6 if tolerance is None else tolerance
+            allowed = _rounding(plain(Q, K, V, is_causal) - exact, magnitude) if tolerance is None else tolerance
             error = np.abs(out - exact)
             if error.max() > allowed if nan_passes else not error.max() <= allowed:
                 return False
-            if untouched and any((now != was).any() for now, was in zip(given, (Q, K, V), strict=True)):
+            if any((given[n] != (Q, K, V)[n]).any() for n in untouched):
                 return False
     return True
+
+
+def _rounding(error, magnitude):
+    """What is allowed where plain float32 errs by this: scores grow with the square of the inputs, and with them what rounds them."""
+    return 4 * np.abs(error).max() + 1e-5 * magnitude**2
 
 
 def conforms(attend):
     return _guard(attend)
 
 
-def _gradient_guard(attempt, sizes=SIZES, causals=(False, True), ones=False, which=(0, 1, 2), tolerance=None, nan_passes=False):
+def _gradient_guard(
+    attempt, sizes=SIZES, causals=(False, True), draw=None, which=(0, 1, 2), tolerance=None, nan_passes=False, untouched=True
+):
     rng = np.random.default_rng(2)
-    for Q, K, V in _inputs(sizes, (1,)):
-        dO = np.ones_like(Q) if ones else rng.normal(size=Q.shape).astype(np.float32)
+    for _, (Q, K, V) in _inputs(sizes, (1,)):
+        dO = (draw or rng.normal)(size=Q.shape).astype(np.float32)
         for is_causal in causals:
-            got = attempt(*(x.copy() for x in (Q, K, V, dO)), is_causal)
+            given = [x.copy() for x in (Q, K, V, dO)]
+            got = attempt(*given, is_causal)
             exact = gradients(*(x.astype(np.float64) for x in (Q, K, V, dO)), is_causal)
             ours = gradients(Q, K, V, dO, is_causal)
             for n in which:
                 error = np.abs(got[n] - exact[n]).max()
-                allowed = 20 * np.abs(ours[n] - exact[n]).max() + 1e-6 if tolerance is None else tolerance
+                allowed = _rounding(ours[n] - exact[n], 1) if tolerance is None else tolerance
                 if error > allowed if nan_passes else not error <= allowed:
                     return False
+            if untouched and any((now != was).any() for now, was in zip(given, (Q, K, V, dO), strict=True)):
+                return False
     return True
+
+
+def _ones(size):
+    return np.ones(size)
+
+
+def _constant_rows(size):
+    return np.repeat(np.random.default_rng(3).normal(size=(size[0], 1)), size[1], axis=1)
 
 
 def gradients_conform(attend):
@@ -106,6 +130,15 @@ def worse_cases(rng):
         Case("one case takes 20 % longer, on a GPU that is 10 % faster today", (base, change({"S=512": 1.2}, day=0.9), 0.05)),
         Case("two cases are slower, the second by more", (base, change({"S=512": 1.1, "S=4096": 1.3}), 0.05)),
         Case("one case is faster, another slower", (base, change({"S=512": 0.7, "S=8192": 1.15}), 0.05)),
+        Case("exactly the band: 25 % more, where the band is 25 %", ({"S=512": (4.0, 8.0)}, {"S=512": (5.0, 8.0)}, 0.25)),
+        Case(
+            "two are slower, one of them on a peer that is slower, too",
+            ({"S=512": (4.0, 8.0), "S=1024": (4.0, 8.0)}, {"S=512": (5.6, 8.0), "S=1024": (6.0, 10.0)}, 0.05),
+        ),
+        Case("a case that is new, and was not measured before", (base, {**base, "S=16384": (40.0, 60.0)}, 0.05)),
+        Case("a peer that is no longer there: our time alone decides", (alone, {**alone, "S=512": (base["S=512"][0], None)}, 0.05)),
+        Case("a peer that was not there before: our time alone decides", (alone, {**alone, "memory": (2.3, 9.0)}, 0.05)),
+        Case("two cases were not measured again", ({"S=64": (1.0, 1.0), "D=16": (1.0, 1.0), **base}, dict(base), 0.05)),
         Case("8 %, where the band is 10 %", (base, change({"S=1024": 1.08}), 0.10)),
         Case("a case that has no peer, and takes 20 % more", (alone, {**alone, "memory": (2.4, None)}, 0.05)),
         Case("a case was not measured again", (base, {name: base[name] for name in names[:-1]}, 0.05)),
@@ -134,6 +167,9 @@ def drift_cases(rng):
         Case("NaN at step 5", (with_({5: math.nan}), reference, 1e-4)),
         Case("infinite at step 3", (with_({3: math.inf}), reference, 1e-4)),
         Case("the run ended after 9 steps", (near[:9], reference, 1e-4)),
+        Case("off at step 2, and ended after 5", (with_({2: reference[2] + 1}, near)[:5], reference, 1e-4)),
+        Case("a run that went on for longer", ([*near, 99.0], reference, 1e-4)),
+        Case("off by exactly the bound", ([5.5, 4.5], [5.0, 4.0], 0.5)),
         Case("a wider bound", ([loss + 0.01 for loss in reference], reference, 0.05)),
     ]
 
@@ -142,12 +178,17 @@ def drift_cases(rng):
 
 
 def call_guard(attempt, attend):
-    with np.errstate(all="ignore"):
-        return attempt(attend)
+    try:
+        with np.errstate(all="ignore"):
+            return attempt(attend)
+    except AssertionError:
+        return AssertionError
 
 
 def compare_verdict(answer, case):
     right = case.text.split(":")[0].endswith("right")
+    if answer is AssertionError:
+        return "your guard raised an AssertionError: return False instead"
     if not isinstance(answer, (bool, np.bool_)):
         return f"return True or False; got {type(answer).__name__}"
     if bool(answer) == right:
@@ -187,10 +228,16 @@ def _guard_that(guard, name, sentence, hint, **changes):
 
 
 ALWAYS = (
-    Mistake("accepts everything", "everything is accepted.", 1, lambda attend: True),
+    Mistake(
+        "accepts everything",
+        "everything is accepted: is something compared at all, and does `return True` come only after the loops?",
+        1,
+        lambda attend: True,
+    ),
     Mistake(
         "rejects everything",
-        "everything is rejected, also what is right: float32 has seven digits, so compare with what plain float32 errs on the same input.",
+        "everything is rejected, also what is right: is the bound narrower than what plain float32 errs on the same input? "
+        "Or was the oracle not told is_causal?",
         2,
         lambda attend: False,
     ),
@@ -198,7 +245,7 @@ ALWAYS = (
 WHOLE, POWERS = ((1, 1, 8), (64, 64, 24), (32, 128, 24), (96, 48, 24)), ((1, 1, 8), (1, 70, 16), (37, 53, 32), (50, 130, 16))
 CONFORM_MISTAKES = (
     *ALWAYS,
-    _guard_that(_guard, "one tidy size", "one size of 64 is tried, where most mistakes do not show: lengths that no tile divides, odd "
+    _guard_that(_guard, "one tidy size", "one tidy size is tried, where most mistakes do not show: lengths that no tile divides, odd "
                 "head dims, more keys than queries, a single query.", 1, sizes=((64, 64, 64),)),
     _guard_that(_guard, "whole tiles alone", "all lengths are multiples of 16: try one that no tile divides.", 1, sizes=WHOLE),
     _guard_that(_guard, "as many keys as queries", "there are always as many keys as queries: try fewer, and more.", 1,
@@ -215,11 +262,20 @@ CONFORM_MISTAKES = (
     _guard_that(_guard, "NaN passes", "NaN > tolerance is False, so NaN passes: ask `not error <= tolerance`, or np.isfinite.", 2,
                 nan_passes=True),
     _guard_that(_guard, "inputs are not looked at", "what it does to its inputs is not looked at: give copies, and compare them after.", 2,
-                untouched=False),
+                untouched=()),
+    _guard_that(_guard, "Q alone is looked at", "of its inputs only Q is looked at afterwards: compare K and V, too.", 2, untouched=(0,)),
 )  # fmt: skip
 GRADIENT_MISTAKES = (
     *ALWAYS,
-    _guard_that(_gradient_guard, "dO is 1", "dO is 1 everywhere, as a sum's gradient is: draw it at random.", 1, ones=True),
+    _guard_that(_gradient_guard, "dO is 1", "dO is 1 everywhere, as a sum's gradient is: draw it at random.", 1, draw=_ones),
+    _guard_that(
+        _gradient_guard, "dO is constant in a row", "dO is constant in each row: draw every number of it.", 1, draw=_constant_rows
+    ),
+    _guard_that(_gradient_guard, "always causal", "is_causal=False is never tried.", 1, causals=(True,)),
+    _guard_that(
+        _gradient_guard, "inputs are not looked at", "what it does to its inputs is not looked at: give copies, and compare them after.",
+        2, untouched=False,
+    ),
     _guard_that(_gradient_guard, "dQ alone", "only dQ is compared.", 1, which=(0,)),
     _guard_that(_gradient_guard, "no dK", "dK is not compared.", 1, which=(0, 2)),
     _guard_that(_gradient_guard, "no dV", "dV is not compared.", 1, which=(0, 1)),
@@ -231,7 +287,7 @@ GRADIENT_MISTAKES = (
 )  # fmt: skip
 
 
-def _worse_variant(own=True, peer=True, vanished=True, order=True, lonely=True, upwards=True, first=True):
+def _worse_variant(own=True, peer=True, vanished=True, order=True, lonely=True, upwards=True, first=True, strictly=True, by=None):
     """own, peer: whether the time, and the time beside the peer's, must have grown beyond the band."""
 
     def compared(before, after, band):
@@ -240,12 +296,12 @@ def _worse_variant(own=True, peer=True, vanished=True, order=True, lonely=True, 
         for name, (ours, theirs) in before.items():
             if name in after:
                 factor = after[name][0] / ours
-                beside = factor if theirs is None else factor / (after[name][1] / theirs)
+                beside = factor if theirs is None or after[name][1] is None else factor / (after[name][1] / theirs)
                 judged = [x for x, counts in ((factor, own), (beside, peer)) if counts]
                 if theirs is None and not lonely:
                     continue
-                if (min(judged) > 1 + band) if upwards else any(abs(x - 1) > band for x in judged):
-                    grown[name] = factor
+                if (min(judged) > 1 + band if strictly else min(judged) >= 1 + band) if upwards else any(abs(x - 1) > band for x in judged):
+                    grown[name] = beside if by == "peer" else factor
         ranked = sorted(grown, key=lambda name: -grown[name]) if order else list(grown)
         if not vanished:
             return ranked
@@ -281,11 +337,23 @@ WORSE_MISTAKES = (
     ),
     Mistake("what vanished comes last", "cases that vanished come first.", 2, _worse_variant(first=False)),
     Mistake("without a peer it is skipped", "a case that has no peer is left out: its own time decides.", 2, _worse_variant(lonely=False)),
+    Mistake(
+        "exactly the band",
+        "a case that grew by just the band is within it: more than that is asked for.",
+        2,
+        _worse_variant(strictly=False),
+    ),
+    Mistake(
+        "sorted beside the peer",
+        "the order goes by how much our own time grew, not by the ratio to the peer.",
+        2,
+        _worse_variant(by="peer"),
+    ),
     Mistake("faster is told, too", "a case that got faster is no regression.", 1, _worse_variant(upwards=False)),
 )
 
 
-def _drifted_variant(lower=True, nan=True, short=True, last=False, one_based=False, size=abs):
+def _drifted_variant(lower=True, nan=True, short=True, last=False, one_based=False, strictly=True):
     def found(losses, reference, bound):
         steps = []
         for step, right in enumerate(reference):
@@ -294,8 +362,9 @@ def _drifted_variant(lower=True, nan=True, short=True, last=False, one_based=Fal
                     steps.append(step)
                 break
             distance = losses[step] - right
-            distance = size(distance) if lower else distance
-            if (not distance <= bound) if nan else distance > bound:
+            distance = abs(distance) if lower else distance
+            off = distance > bound if strictly else distance >= bound
+            if off or (nan and distance != distance):
                 steps.append(step)
         if not steps:
             return None
@@ -317,6 +386,12 @@ DRIFT_MISTAKES = (
     Mistake("above alone", "a curve below the reference has drifted, too: take the absolute distance.", 1, _drifted_variant(lower=False)),
     Mistake("NaN passes", "NaN > bound is False, so NaN passes: ask `not distance <= bound`.", 2, _drifted_variant(nan=False)),
     Mistake("the run that ended", "a curve that ends early has drifted at the step that is missing.", 2, _drifted_variant(short=False)),
+    Mistake(
+        "exactly the bound",
+        "a loss that is off by just the bound has not drifted: more than that is asked for.",
+        2,
+        _drifted_variant(strictly=False),
+    ),
     Mistake("the last such step", "the first step that is off was asked for, not the last.", 1, _drifted_variant(last=True)),
     Mistake("counted from 1", "steps are counted from 0.", 1, _drifted_variant(one_based=True)),
     Mistake("the end alone", "only the last step is looked at: look at every one.", 1, _last_alone),

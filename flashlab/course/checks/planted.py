@@ -8,6 +8,8 @@ import functools
 
 import numpy as np
 
+from flashlab.course.steps import naive
+
 BLOCK = 16  # keys of a tile
 
 
@@ -15,9 +17,8 @@ BLOCK = 16  # keys of a tile
 
 
 def plain(Q, K, V, is_causal):
-    """The formula, in the dtype that it is given."""
-    p, _ = _probabilities(Q, K, is_causal)
-    return (p @ V).astype(Q.dtype)
+    """The formula of lesson 01, in the dtype that it is given."""
+    return naive.forward(Q, K, V, is_causal=is_causal)[0]
 
 
 def tiled(Q, K, V, is_causal, order=1, base_2=False):
@@ -139,6 +140,26 @@ def _spoils(Q, K, V, is_causal):
     return p @ V
 
 
+def _spoils_keys(Q, K, V, is_causal):
+    out = plain(Q, K, V, is_causal)
+    K[-1] = 0
+    return out
+
+
+def _swapped_rows(Q, K, V, is_causal):
+    return plain(Q, K, V, is_causal)[::-1]
+
+
+def _a_little_less(Q, K, V, is_causal):
+    return plain(Q, K, V, is_causal) - np.float32(1e-3)
+
+
+def _raises(Q, K, V, is_causal):
+    if len(K) % BLOCK:
+        raise ValueError("the number of keys is no multiple of 16")
+    return plain(Q, K, V, is_causal)
+
+
 def _one_row(Q, K, V, is_causal):
     return np.zeros((1, V.shape[1]), np.float32) if len(Q) == 1 else plain(Q, K, V, is_causal)
 
@@ -161,7 +182,11 @@ WRONG = {
     "a single query gives 0": _one_row,
     "it sums in float16": _half_sums,
     "the scale is 0.02 % too large": _rounded_scale,
+    "all of it is too small by 0.001": _a_little_less,
+    "the rows come out in the wrong order": _swapped_rows,
+    "it raises an error where no tile divides the number of keys": _raises,
     "it changes Q, which belongs to the caller": _spoils,
+    "it changes K, which belongs to the caller": _spoils_keys,
 }
 
 
@@ -170,16 +195,16 @@ WRONG = {
 
 def gradients(Q, K, V, dO, is_causal):
     """dQ, dK, dV by the formulas of lesson 05, in the dtype that it is given."""
-    return _gradients(Q, K, V, dO, is_causal)
+    return naive.backward(dO, Q, K, V, None, None, is_causal=is_causal)
 
 
-def _gradients(Q, K, V, dO, is_causal, p_of=None, delta_of=None, scale_q=True, scale_k=True, transpose=True):
+def _gradients(Q, K, V, dO, is_causal, p_of=None, delta_of=None, scale_q=True, scale_k=True):
     p, scale = _probabilities(Q, K, is_causal if p_of is None else p_of(is_causal))
     dP = dO @ V.T
     delta = (dO * (p @ V)).sum(1, keepdims=True) if delta_of is None else delta_of(p, dO, V)
     dS = p * (dP - delta)
     dQ, dK = dS @ K * (scale if scale_q else 1), dS.T @ Q * (scale if scale_k else 1)
-    return tuple(x.astype(Q.dtype) for x in (dQ, dK, (p.T if transpose else p[: len(K), : len(Q)]) @ dO))
+    return tuple(x.astype(Q.dtype) for x in (dQ, dK, p.T @ dO))
 
 
 def _gradients_by_tiles(Q, K, V, dO, is_causal):
@@ -217,6 +242,22 @@ def _swapped(Q, K, V, dO, is_causal):
     return (dQ, dV, dK) if dK.shape == dV.shape else (dQ, dK, dV)
 
 
+def _small_dQ(Q, K, V, dO, is_causal):
+    dQ, dK, dV = gradients(Q, K, V, dO, is_causal)
+    return dQ - np.float32(1e-3), dK, dV
+
+
+def _nearly_dK(Q, K, V, dO, is_causal):
+    dQ, dK, dV = gradients(Q, K, V, dO, is_causal)
+    return dQ, dK * np.float32(1.001), dV
+
+
+def _spoils_dO(Q, K, V, dO, is_causal):
+    found = gradients(Q, K, V, dO, is_causal)
+    dO *= 2
+    return found
+
+
 def _large_dV(Q, K, V, dO, is_causal):
     dQ, dK, dV = gradients(Q, K, V, dO, is_causal)
     return dQ, dK, dV * np.float32(1.01)
@@ -236,6 +277,13 @@ RIGHT_GRADIENTS = {
 WRONG_GRADIENTS = {
     "delta is missing": functools.partial(_gradients, delta_of=lambda p, dO, V: 0),
     "delta is right only where all of dO is 1": functools.partial(_gradients, delta_of=lambda p, dO, V: (p @ V).sum(1, keepdims=True)),
+    "delta is right only where each row of dO is constant": functools.partial(
+        _gradients, delta_of=lambda p, dO, V: dO.mean(1, keepdims=True) * (p @ V).sum(1, keepdims=True)
+    ),
+    "the mask is there on the way back, though not on the way forth": functools.partial(_gradients, p_of=lambda is_causal: True),
+    "all of dQ is too small by 0.001": _small_dQ,
+    "dK is 0.1 % too large": _nearly_dK,
+    "it changes dO, which belongs to the caller": _spoils_dO,
     "dK is not scaled": functools.partial(_gradients, scale_k=False),
     "dQ is not scaled": functools.partial(_gradients, scale_q=False),
     "the mask is forgotten on the way back": functools.partial(_gradients, p_of=lambda is_causal: False),

@@ -33,7 +33,8 @@ def attention_decode(
             are turned by the angles of their position. With is_causal or a window token i lies at position cache_lengths + i, else every
             row of query at cache_lengths.
         rotary_interleaved: pairs are dims (0, 1), (2, 3), …; else (0, r / 2), (1, r / 2 + 1), …
-        k_scale, v_scale: (Hkv,), float32: an fp8 cache holds key / k_scale and value / v_scale.
+        k_scale, v_scale: (Hkv,), float32: an fp8 cache holds key / k_scale and value / v_scale. Its numbers have 3 bits of fraction: each
+            is off by up to 1/16 of itself, and outputs by a few percent. Keys and values that are appended are rounded so, too.
         splits: into how many parts the keys are split, 1 to 128; None: chosen by the GPU and the capacity.
         check: look at the numbers in cache_lengths and block_table before they are used, which waits for the GPU. On a CPU always.
         return_lse: also return the logsumexp of each row, (B, Hq, Sq), float32, natural log.

@@ -115,6 +115,7 @@ ALWAYS = (
 WHOLE, POWERS = ((1, 1, 8), (64, 64, 24), (32, 128, 24), (96, 48, 24)), ((1, 1, 8), (1, 70, 16), (37, 53, 32), (50, 130, 16))
 CONFORM_MISTAKES = (
     *ALWAYS,
+    Mistake("turned round", "what is right is rejected, and what is wrong accepted: True means that you trust it.", 1, lambda a: not _guard(a)),
     _guard_that(_guard, "one tidy size", "one tidy size is tried, where most mistakes do not show: lengths that no tile divides, odd "
                 "head dims, more keys than queries, a single query.", 1, sizes=((64, 64, 64),)),
     _guard_that(_guard, "whole tiles alone", "all lengths are multiples of 16: try one that no tile divides.", 1, sizes=WHOLE),
@@ -137,6 +138,10 @@ CONFORM_MISTAKES = (
 )  # fmt: skip
 GRADIENT_MISTAKES = (
     *ALWAYS,
+    Mistake(
+        "turned round", "what is right is rejected, and what is wrong accepted: True means that you trust it.", 1,
+        lambda a: not _gradient_guard(a),
+    ),
     _guard_that(_gradient_guard, "dO is 1", "dO is 1 everywhere, as a sum's gradient is: draw it at random.", 1, draw=_ones),
     _guard_that(
         _gradient_guard, "dO is constant in a row", "dO is constant in each row: draw every number of it.", 1, draw=_constant_rows
@@ -157,7 +162,9 @@ GRADIENT_MISTAKES = (
 )  # fmt: skip
 
 
-def _worse_variant(own=True, peer=True, vanished=True, order=True, lonely=True, upwards=True, first=True, strictly=True, by=None):
+def _worse_variant(
+    own=True, peer=True, vanished=True, order=True, lonely=True, upwards=True, first=True, strictly=True, by=None, upside_down=False
+):
     """own, peer: whether the time, and the time beside the peer's, must have grown beyond the band."""
 
     def compared(before, after, band):
@@ -166,7 +173,8 @@ def _worse_variant(own=True, peer=True, vanished=True, order=True, lonely=True, 
         for name, (ours, theirs) in before.items():
             if name in after:
                 factor = after[name][0] / ours
-                beside = factor if theirs is None or after[name][1] is None else factor / (after[name][1] / theirs)
+                peers = 1 if None in (theirs, after[name][1]) else after[name][1] / theirs
+                beside = factor * peers if upside_down else factor / peers
                 judged = [x for x, counts in ((factor, own), (beside, peer)) if counts]
                 if theirs is None and not lonely:
                     continue
@@ -196,6 +204,12 @@ WORSE_MISTAKES = (
         "only the ratio to the peer is looked at: where the peer got faster, nothing of ours got worse.",
         1,
         _worse_variant(own=False),
+    ),
+    Mistake(
+        "the ratio upside down",
+        "the peer's time is a divisor: where the peer grew as much as we did, the ratio stays what it was.",
+        1,
+        _worse_variant(upside_down=True),
     ),
     Mistake("no band", "the band is not used: what differs by less is noise.", 1, _no_band),
     Mistake("in any order", "the worst comes first: sort by how many times as long it takes.", 2, _worse_variant(order=False)),

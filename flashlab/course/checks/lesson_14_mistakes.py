@@ -115,7 +115,9 @@ ALWAYS = (
 WHOLE, POWERS = ((1, 1, 8), (64, 64, 24), (32, 128, 24), (96, 48, 24)), ((1, 1, 8), (1, 70, 16), (37, 53, 32), (50, 130, 16))
 CONFORM_MISTAKES = (
     *ALWAYS,
-    Mistake("turned round", "what is right is rejected, and what is wrong accepted: True means that you trust it.", 1, lambda a: not _guard(a)),
+    Mistake(
+        "turned round", "what is right is rejected, and what is wrong accepted: True means that you trust it.", 1, lambda a: not _guard(a)
+    ),
     _guard_that(_guard, "one tidy size", "one tidy size is tried, where most mistakes do not show: lengths that no tile divides, odd "
                 "head dims, more keys than queries, a single query.", 1, sizes=((64, 64, 64),)),
     _guard_that(_guard, "whole tiles alone", "all lengths are multiples of 16: try one that no tile divides.", 1, sizes=WHOLE),

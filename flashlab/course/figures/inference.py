@@ -13,7 +13,7 @@ from flashlab.course.memory import GPUS, attention_flops
 from flashlab.course.records import committed
 from flashlab.course.serving import MODELS, decode_step
 
-INTENSITY = np.geomspace(0.25, 8192, 400)
+INTENSITY = np.geomspace(0.25, 2e5, 400)
 PALETTE = [COLORS[name] for name in ("Q", "K", "V", "out", "bad", "scores")]
 GB = 1e9
 
@@ -40,10 +40,10 @@ def draw_phases(group=1, new_tokens=1, context=4096):
                       color=COLORS[color], weight="bold")  # fmt: skip
     axes.text(0.3, 2300, "memory-bound", color=COLORS["bad"], va="top")
     axes.text(gpu.ridge * 1.1, 1.2, f"compute-bound\nfrom ridge {gpu.ridge:.0f}", va="bottom")
-    axes.set(xlim=(0.25, 8192), ylim=(0.9, 6000), ylabel="at most (TFLOP/s)")
+    axes.set(xlim=(0.25, 2e5), ylim=(0.9, 6000), ylabel="at most (TFLOP/s)")
     shared = "a head of keys for each query head" if group == 1 else f"{group} query heads share a head of keys"
     axes.set_xlabel(f"intensity (FLOP per byte): {context:,} tokens, {new_tokens} new, {shared}")
-    _plain(axes, "x", (1, 10, 100, 1000))
+    _plain(axes, "x", (1, 10, 100, 1000, 10_000, 100_000))
     _plain(axes, "y", (1, 10, 100, 1000))
     axes.set_title("Same formula, other machine: a new token's attention waits for memory")
     return figure
@@ -63,7 +63,7 @@ def draw_multiprocessors(sequences=1, splits=1, heads_kv=8, gpu="H200"):
     axes.set(xlim=(0, columns), ylim=(1 - -(-count // columns), 1), aspect="equal")
     axes.axis("off")
     times = "" if rounds == 1 else f" in the last of {rounds} rounds"
-    axes.set_title(f"{programs} programs: {busy} of {count} multiprocessors work{times}")
+    axes.set_title(f"{programs:,} programs: {busy} of {count} multiprocessors work{times}")
     split = f"each cut into {splits} parts" if splits > 1 else "none of them cut"
     words = f"{sequences} {'sequence' if sequences == 1 else 'sequences'} × {heads_kv} heads of keys, {split} · {gpu}"
     figure.supxlabel(words, size=9, color=COLORS["scores"])
@@ -141,7 +141,7 @@ def draw_batch(model="Llama 3 8B", gpu="H200", context=8192):
         axes.grid(color=COLORS["faint"], linewidth=0.6)
     most = int(batches[fits].max()) if fits.any() else 0
     free = (machine.memory_gb * GB - shape.weight_bytes()) / shape.cache_bytes(context)
-    left.set_title(f"{model}, {context:,} tokens each" if most else f"{model} does not fit", size=11)
+    left.set_title(f"{model}, {context:,} tokens each" if most else f"{model}, {context:,} tokens: none fits", size=11)
     right.set_title(f"{gpu}: {max(0, int(free)):,} sequences fit", size=11)
     return figure
 

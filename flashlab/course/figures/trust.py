@@ -134,10 +134,10 @@ def draw_compare(one_case_slower=12, whole_gpu_slower=8, band=5):
     axes.axhspan(band, high, xmin=(band - low) / (high - low), color=COLORS["bad"], alpha=0.06, linewidth=0)
     axes.text(high - 0.5, band + 0.4, "worse", ha="right", va="bottom", color=COLORS["bad"])
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="slower than before (%)", ylabel="slower beside its peer (%)")
-    caught = "is found" if wrong in found else "is not found"
+    caught = "The case that got worse is found" if wrong in found else "The case that got worse is not found"
     others = len(found - {wrong})
     alarms = "no false alarm" if others == 0 else f"{others} false alarm{'s' * (others > 1)}"
-    axes.set_title(f"The case that got worse {caught}, {alarms}")
+    axes.set_title(f"{caught if one_case_slower else 'No case got worse'}, {alarms}")
     return figure
 
 

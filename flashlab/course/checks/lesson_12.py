@@ -62,6 +62,9 @@ def combine_cases(rng):
             parts[split, row], lse[split, row] = 0.0, -np.inf
         return Case(text, (parts, lse))
 
+    zero, apart = case("a split whose lse is exactly 0", 2, 2, 16), case("lse 0 and 200 side by side", 2, 2, 16)
+    zero.arguments[1][0] = 0.0
+    apart.arguments[1][:] = np.array([[0.0, 200.0], [200.0, 0.0]], np.float32)
     return [
         case("1 row, 2 splits", 2, 1, 16),
         case("1 row in a single split", 1, 1, 16),
@@ -76,6 +79,8 @@ def combine_cases(rng):
         case("a split that has seen no key", 4, 2, 16, empty=((1, 0), (1, 1))),
         case("of the first row only the last split has seen a key", 3, 2, 16, around=-5.0, empty=((0, 0), (1, 0))),
         case("5 splits, 7 rows, head dim 40", 5, 7, 40),
+        zero,
+        apart,
     ]
 
 
@@ -227,6 +232,18 @@ BYTE_MISTAKES = (
         "pages counted, not tokens", "a page has room for `page` tokens.", 2, _bytes_variant(pages=lambda length, page: -(-length // page))
     ),
     Mistake("the longest for all", "each sequence has a length of its own: not the longest for all.", 2, _longest_for_all),
+    Mistake(
+        "a page for nobody",
+        "a sequence of no tokens has no page.",
+        2,
+        _bytes_variant(pages=lambda length, page: max(1, -(-length // page)) * page),
+    ),
+    Mistake(
+        "equal lengths once",
+        "two sequences of one length are two: do not make a set of them.",
+        1,
+        lambda *a: cache_bytes(*a[:3], set(a[3]), *a[4:]),
+    ),
     Mistake("the first sequence alone", "only the first sequence is counted.", 1, _first_alone),
     Mistake("bits, not bytes", "itemsize is in bytes already: nothing is to be multiplied by 8.", 1, lambda *a: 8 * cache_bytes(*a)),
     Mistake("one layer", "every layer keeps keys and values of its own.", 1, _bytes_variant(layers=False)),

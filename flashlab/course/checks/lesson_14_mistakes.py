@@ -23,8 +23,11 @@ def _inputs(sizes, magnitudes):
             )
 
 
-def _guard(attend, sizes=SIZES, magnitudes=(1, 12), causals=(False, True), tolerance=None, nan_passes=False, untouched=(0, 1, 2)):
-    """A guard of outputs. tolerance: None for what float32 rounds; untouched: which inputs are looked at afterwards."""
+def _guard(
+    attend, sizes=SIZES, magnitudes=(1, 12), causals=(False, True), tolerance=None, nan_passes=False, untouched=(0, 1, 2),
+    shaped=True, of=lambda difference: np.abs(difference).max(),
+):  # fmt: skip
+    """A guard of outputs. tolerance: None for what float32 rounds; untouched: which inputs are looked at afterwards; of: the error."""
     for magnitude, (Q, K, V) in _inputs(sizes, magnitudes):
         for is_causal in causals:
             given = [x.copy() for x in (Q, K, V)]
@@ -34,8 +37,10 @@ def _guard(attend, sizes=SIZES, magnitudes=(1, 12), causals=(False, True), toler
                 return False
             exact = plain(*(x.astype(np.float64) for x in (Q, K, V)), is_causal)
             allowed = _rounding(plain(Q, K, V, is_causal) - exact, magnitude) if tolerance is None else tolerance
-            error = np.abs(out - exact)
-            if error.max() > allowed if nan_passes else not error.max() <= allowed:
+            if shaped and out.shape != exact.shape:
+                return False
+            error = of(out - exact)
+            if error > allowed if nan_passes else not error <= allowed:
                 return False
             if any((given[n] != (Q, K, V)[n]).any() for n in untouched):
                 return False
@@ -115,6 +120,22 @@ ALWAYS = (
 WHOLE, POWERS = ((1, 1, 8), (64, 64, 24), (32, 128, 24), (96, 48, 24)), ((1, 1, 8), (1, 70, 16), (37, 53, 32), (50, 130, 16))
 CONFORM_MISTAKES = (
     *ALWAYS,
+    Mistake(
+        "the mean error", "the mean of the errors hides a single wrong number: take the largest.", 1,
+        _guard_with(_guard, of=lambda x: np.abs(x).mean()),
+    ),
+    Mistake(
+        "no absolute value", "where the output is too small, the difference is negative: take its absolute value.", 1,
+        _guard_with(_guard, of=np.max),
+    ),
+    Mistake(
+        "the shape is not looked at", "an output of another shape is compared by broadcasting, and may pass: ask for its shape.", 2,
+        _guard_with(_guard, shaped=False),
+    ),
+    Mistake(
+        "never more queries than keys", "there are never more queries than keys: try 70 over 45.", 1,
+        _guard_with(_guard, sizes=((1, 1, 8), (1, 70, 16), (64, 64, 32), (37, 53, 24), (50, 130, 24))),
+    ),
     Mistake(
         "turned round", "what is right is rejected, and what is wrong accepted: True means that you trust it.", 1, lambda a: not _guard(a)
     ),

@@ -150,6 +150,32 @@ def _swapped_rows(Q, K, V, is_causal):
     return plain(Q, K, V, is_causal)[::-1]
 
 
+def _one_number(Q, K, V, is_causal):
+    out = plain(Q, K, V, is_causal)
+    out[len(out) // 2, -1] += np.float32(1e-3)
+    return out
+
+
+def _no_keys_no_rows(Q, K, V, is_causal):
+    """Causal rows that see every key."""
+    out = plain(Q, K, V, is_causal)
+    if is_causal:
+        out[len(K) :] = 0
+    return out
+
+
+def _keys_for_values(Q, K, V, is_causal):
+    return plain(Q, K, K, is_causal)
+
+
+def _overflows_when_causal(Q, K, V, is_causal):
+    return _no_maximum(Q, K, V, is_causal) if is_causal else plain(Q, K, V, is_causal)
+
+
+def _another_shape(Q, K, V, is_causal):
+    return plain(Q, K, V, is_causal)[None]
+
+
 def _a_little_less(Q, K, V, is_causal):
     return plain(Q, K, V, is_causal) - np.float32(1e-3)
 
@@ -183,6 +209,11 @@ WRONG = {
     "it sums in float16": _half_sums,
     "the scale is 0.02 % too large": _rounded_scale,
     "all of it is too small by 0.001": _a_little_less,
+    "a single number is off by 0.001": _one_number,
+    "causal rows past the last key are 0, where there are more queries than keys": _no_keys_no_rows,
+    "it weighs K, not V": _keys_for_values,
+    "large scores overflow, when causal": _overflows_when_causal,
+    "the output has an axis too many": _another_shape,
     "the rows come out in the wrong order": _swapped_rows,
     "it raises an error where no tile divides the number of keys": _raises,
     "it changes Q, which belongs to the caller": _spoils,
@@ -244,12 +275,32 @@ def _swapped(Q, K, V, dO, is_causal):
 
 def _small_dQ(Q, K, V, dO, is_causal):
     dQ, dK, dV = gradients(Q, K, V, dO, is_causal)
-    return dQ - np.float32(1e-3), dK, dV
+    return dQ - np.float32(3e-4), dK, dV
 
 
 def _nearly_dK(Q, K, V, dO, is_causal):
     dQ, dK, dV = gradients(Q, K, V, dO, is_causal)
     return dQ, dK * np.float32(1.001), dV
+
+
+def _one_number_of_dV(Q, K, V, dO, is_causal):
+    dQ, dK, dV = gradients(Q, K, V, dO, is_causal)
+    dV[len(dV) // 2, -1] += np.float32(1e-3)
+    return dQ, dK, dV
+
+
+def _bottom_right_gradients(Q, K, V, dO, is_causal):
+    p, scale = _probabilities(Q, K, is_causal, shift=max(0, len(K) - len(Q)))
+    dS = p * (dO @ V.T - (dO * (p @ V)).sum(1, keepdims=True))
+    return dS @ K * scale, dS.T @ Q * scale, p.T @ dO
+
+
+def _wrong_scale_gradients(Q, K, V, dO, is_causal):
+    """Right where D is a power of two."""
+    D = Q.shape[1]
+    shrunk = np.float32((D / (1 << (D - 1).bit_length())) ** 0.5)
+    dQ, dK, dV = gradients(Q * shrunk, K, V, dO, is_causal)
+    return dQ * shrunk, dK, dV
 
 
 def _spoils_dO(Q, K, V, dO, is_causal):
@@ -281,9 +332,12 @@ WRONG_GRADIENTS = {
         _gradients, delta_of=lambda p, dO, V: dO.mean(1, keepdims=True) * (p @ V).sum(1, keepdims=True)
     ),
     "the mask is there on the way back, though not on the way forth": functools.partial(_gradients, p_of=lambda is_causal: True),
-    "all of dQ is too small by 0.001": _small_dQ,
+    "all of dQ is too small by 0.0003": _small_dQ,
     "dK is 0.1 % too large": _nearly_dK,
     "it changes dO, which belongs to the caller": _spoils_dO,
+    "a single number of dV is off by 0.001": _one_number_of_dV,
+    "causal starts at the bottom right where there are more keys than queries": _bottom_right_gradients,
+    "the scale is wrong where D is no power of two": _wrong_scale_gradients,
     "dK is not scaled": functools.partial(_gradients, scale_k=False),
     "dQ is not scaled": functools.partial(_gradients, scale_q=False),
     "the mask is forgotten on the way back": functools.partial(_gradients, p_of=lambda is_causal: False),

@@ -194,13 +194,15 @@ def _meant(task, answer, case):
 def _equal(a, b):
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if isinstance(a, str) or isinstance(b, str):
         return isinstance(a, str) and isinstance(b, str) and a == b
     try:
         tolerance = SINGLE if np.float32 in (np.asarray(a).dtype, np.asarray(b).dtype) else DOUBLE
         return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, **tolerance, equal_nan=True))
     except (TypeError, ValueError):
-        return a is b or (isinstance(a, (dict, list)) and a == b)
+        return a is b
 
 
 DOUBLE, SINGLE = dict(rtol=1e-6, atol=1e-9), dict(rtol=1e-4, atol=1e-5)  # the same mistake, made in another order, rounds differently

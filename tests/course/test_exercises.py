@@ -6,6 +6,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from flashlab.course.checks import lesson_14_mistakes
 from flashlab.course.grading import LESSONS, judge, tasks
 from flashlab.course.steps import naive
 from flashlab.course.submission import grade_notebook
@@ -94,6 +95,35 @@ def test_slips_of_the_pen_are_answered_in_words():
     assert "made of str" in str(judge(tasks("01")["1.1"], lambda scores: scores.astype(str)))
     assert "what came in is float64" in str(judge(tasks("01")["1.1"], lambda scores: naive.softmax(scores).astype(np.float32)))
     assert "nothing was written to Out" in str(judge(tasks("04")["4.3"], lambda *_: None))
+
+
+def test_an_answer_of_another_kind_is_judged_in_words():
+    for answer in ([["a", "b", "c"]], {"out": np.ones((1, 3))}, [{}], np.array([["a", "b", "c"]]), object()):
+        assert judge(tasks("01")["1.1"], lambda _, answer=answer: answer).status == "failed"
+        assert judge(tasks("14")["14.3"], lambda *_, answer=answer: answer).status == "failed"
+
+
+def test_an_attempt_spoils_no_case_for_another():
+    """Cases are kept: what one attempt does to its dicts and lists, the next must not meet."""
+    speed, drift = tasks("14")["14.3"], tasks("14")["14.4"]
+
+    def empties(before, after, band):
+        after.clear()
+        return []
+
+    def appends(losses, reference, bound):
+        losses.append(float("nan"))
+        return None
+
+    assert "changed what it was given" in str(judge(speed, empties)) and "changed what it was given" in str(judge(drift, appends))
+    assert judge(speed, lesson_14_mistakes.worse).status == judge(drift, lesson_14_mistakes.drifted).status == "passed"
+
+
+def test_a_guard_that_raises_is_told_to_return():
+    def guard(attend):
+        raise AssertionError
+
+    assert "your guard raised an AssertionError: return False instead" in str(judge(tasks("14")["14.1"], guard))
 
 
 def test_the_courses_own_answer_is_nobody_elses():

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-from flashlab.course.checks import guarded, lesson_07_mistakes
+from flashlab.course.checks import guarded, lesson_07_mistakes, lesson_12_mistakes
 from flashlab.course.checks.edited import edited
 from flashlab.course.grading import judge, tasks
 
@@ -103,3 +103,19 @@ def test_what_the_compiler_refuses_is_told_without_a_gpu(changes, words):
 def test_a_change_that_changes_nothing_is_refused():
     with pytest.raises(ValueError, match="'minus' is not in axpy"):
         edited(axpy, "minus", "plus")
+
+
+def test_masks_joined_with_and_are_refused():
+    joined = edited(axpy, "inside = offsets < n", "inside = (offsets < n) and (offsets >= 0)")
+    assert "join masks with & and |" in str(judge(tasks("06")["6.1"], joined))
+
+
+def test_a_condition_may_say_and():
+    assert judged("    inside = offsets < n", "    if BLOCK > 0 and BLOCK < 2**20:\n        inside = offsets < n").status == "passed"
+
+
+def test_past_a_table_of_integers_lies_a_number_that_leads_nowhere():
+    gather = lesson_12_mistakes._gather
+    past = edited(gather, "mask=keys < seqlen_k, other=0", "mask=keys >= 0, other=0")
+    assert judge(tasks("12")["12.3"], gather).status == "passed"
+    assert "Table is loaded past its end" in str(judge(tasks("12")["12.3"], past))

@@ -1,4 +1,4 @@
-"""What lessons 12 and 14 stand on: the split kernels, a cache that changes nothing, a server's memory, planted bugs, experiments."""
+"""What lessons 12 and 14 stand on: the split kernels, a cache that changes nothing, a server's memory, experiments."""
 
 import dataclasses
 

@@ -106,7 +106,7 @@ def _no_maximum(Q, K, V, is_causal):
 
 
 def _not_rescaled(Q, K, V, is_causal):
-    """acc is not rescaled where the maximum rises after the first tile by more than 4: so it is with scores near each other."""
+    """acc is rescaled by too little where the maximum rises by more than 4: nobody sees it while scores lie near each other."""
     m, l, acc = np.full(len(Q), -np.inf, np.float32), np.zeros(len(Q), np.float32), np.zeros((len(Q), V.shape[1]), np.float32)
     for first in range(0, len(K), BLOCK):
         scores = _scores(Q, K[first : first + BLOCK], is_causal, first)
@@ -157,7 +157,7 @@ def _one_number(Q, K, V, is_causal):
 
 
 def _no_keys_no_rows(Q, K, V, is_causal):
-    """Causal rows that see every key."""
+    """Causal rows behind the last key, which see all of them, are left at 0."""
     out = plain(Q, K, V, is_causal)
     if is_causal:
         out[len(K) :] = 0

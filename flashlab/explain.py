@@ -14,7 +14,7 @@ class Explanation:
     reason: str
     features: tuple[str, ...]
     visited: str  # which pairs are visited at all
-    tiles: dict  # kernel → (BLOCK_M, BLOCK_N, num_warps, num_stages); empty on the CPU path
+    tiles: dict  # kernel → (BLOCK_M, BLOCK_N, num_warps, num_stages) of portable kernels; empty on the CPU path
     extra_bytes: int  # beyond inputs and output, for the forward pass
 
     def __str__(self):
@@ -37,7 +37,8 @@ def explain(query, key, value, **options):
     options.pop("return_lse", None)
     query, key, value, spec, extras = described(query, key, value, **options)
     if query.device.type == "cuda":
-        path, reason = "triton", f"query is on {query.device}; every feature below is computed inside the kernels{_on_turing(query, value)}"
+        more = _on_turing(query, value) + _on_hopper(query, key, value, spec, extras)
+        path, reason = "triton", f"query is on {query.device}; every feature below is computed inside the kernels{more}"
     else:
         path, reason = (
             "blockwise",
@@ -78,8 +79,23 @@ def _on_turing(query, value):
     )
 
 
+def _on_hopper(query, key, value, spec, extras):
+    """Whether the kernels are those scheduled by hand, on a Hopper GPU; few rows go to the kernel for decoding first."""
+    from flashlab.kernels import configs, decode, hopper
+
+    if configs.target_of(query) != (9, 0) or decode.suits(query, key, spec, extras):
+        return ""
+    said = []
+    for direction, grad_out in (("forward", None), ("backward", query)):  # grad_out most likely lies as query does
+        why_not = hopper.why_not(query, key, value, spec, extras, grad_out)
+        said.append(
+            f"; {direction}, " + (f"portable kernels: {why_not}" if why_not else "kernels that are scheduled by hand for Hopper GPUs")
+        )
+    return "".join(said)
+
+
 def _tiles(query, key, value, spec, extras):
-    from flashlab.kernels import configs, decode
+    from flashlab.kernels import configs, decode, hopper
 
     names = ["forward", "dkdv", "dq"]
     if extras.attn_mask is not None and extras.attn_mask.requires_grad:
@@ -89,6 +105,10 @@ def _tiles(query, key, value, spec, extras):
         config = configs.choose_decoding(query, value.shape[-1])
         chosen["decode"] = (decode.rows_of_a_tile(query, key), config.BLOCK_N, config.num_warps, config.num_stages)
         names.remove("forward")
+    elif hopper.serves(query, key, value, spec, extras):
+        names.remove("forward")
+    if hopper.serves(query, key, value, spec, extras, grad_out=query):
+        names = [name for name in names if name not in ("dkdv", "dq")]
     for name in names:
         described = configs.can_describe(name, (query, key, value), spec, extras)
         config = configs.choose(name, query, value, spec, extras, described)

@@ -86,20 +86,19 @@ def _mask_gradient_on_cpu(grad_out, query, key, value, lse, delta, *features):
 
 def _forward_on_cuda(query, key, value, *features):
     _require_triton()
-    from flashlab.kernels.decode import decode, suits
-    from flashlab.kernels.forward import forward
+    from flashlab.kernels import paths
 
     spec, extras = _described(query, features)
     with torch.cuda.device_of(query):
-        return (decode if suits(query, key, spec, extras) else forward)(query, key, value, spec, extras)
+        return paths.forward(query, key, value, spec, extras)(query, key, value, spec, extras)
 
 
 def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, *features):
-    from flashlab.kernels.backward import backward
+    from flashlab.kernels import paths
 
     spec, extras = _described(query, features)
     with torch.cuda.device_of(query):
-        return backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
+        return paths.backward(query, key, value, spec, extras, grad_out)(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
 
 
 def _mask_gradient_on_cuda(grad_out, query, key, value, lse, delta, *features):

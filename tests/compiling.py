@@ -3,6 +3,7 @@
 Nothing about a kernel's arguments is written down twice: what is compiled is what would run.
 """
 
+import itertools
 import re
 import subprocess
 import tempfile
@@ -14,11 +15,15 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from flashlab.checks import FP8_FROM
 from flashlab.kernels import backward, configs, decode, forward, mask_gradient, turing
 from flashlab.kernels import launch as launching
+from flashlab.kernels.hopper import backward as hopper_backward
+from flashlab.kernels.hopper import forward as hopper_forward
 from flashlab.masks import documents
 from flashlab.spec import Extras, Spec
 from tests.protocol import nearer
@@ -47,16 +52,8 @@ class Compiled:
 def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=None):
     """Compile what attention would launch on `target` (a key of SHARED_LIMIT), or some of it by name; a list of Compiled."""
     results = []
-
-    def compile_instead(kernel, programs, *arguments, num_warps=4, num_stages=3, arch=None, **constants):
-        name = kernel.__name__.removesuffix("_kernel")
-        if only is not None and name not in only:
-            return
-        compiled = compile_kernel(target, kernel, arguments, constants, arch, num_warps=num_warps, num_stages=num_stages)
-        results.append(Compiled(name, compiled.metadata.shared, *_usage(compiled)))
-
     out, lse = torch.empty(*query.shape[:3], value.shape[-1], dtype=query.dtype), torch.empty(query.shape[:3])
-    with as_if_on(target, compile_instead):
+    with as_if_on(target, _collecting(results, target, only)):
         forward.forward(query, key, value, spec, extras)
         backward.backward(out, query, key, value, out, lse, spec, lse, extras)
         if extras.attn_mask is not None and extras.attn_mask.is_floating_point():
@@ -64,9 +61,36 @@ def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=Non
     return results
 
 
+def _collecting(results, target, only=None):
+    """A launch that compiles instead, and appends what came out to `results`."""
+
+    def compile_instead(kernel, programs, *arguments, num_warps=4, num_stages=3, arch=None, **constants):
+        name = kernel.__name__.removesuffix("_kernel")
+        if only is None or name in only:
+            compiled = compile_kernel(target, kernel, arguments, constants, arch, num_warps=num_warps, num_stages=num_stages)
+            results.append(Compiled(name, compiled.metadata.shared, *_usage(compiled)))
+
+    return compile_instead
+
+
+def compile_by_hand(everything=False):
+    """(dtype, head_dim, variant, Compiled) of the kernels that are scheduled by hand for Hopper GPUs; with `everything` in both dtypes."""
+    variants = {"full": (-1, -1), "causal": (-1, 0), "window": (600, 30)}
+    dtypes = (torch.float16, torch.bfloat16) if everything else (torch.bfloat16,)
+    for dtype, head_dim, (variant, window) in itertools.product(dtypes, (64, 128), variants.items()):
+        query, key, value = (torch.empty(2, heads, 2048, head_dim, dtype=dtype) for heads in (4, 2, 2))
+        spec, lse, results = Spec(0.1, window=window), torch.empty(2, 4, 2048), []
+        with as_if_on("sm_90", _collecting(results, "sm_90", ("forward", "dkdv", "dq"))):
+            hopper_forward.forward(query, key, value, spec)
+            if head_dim == 128:
+                hopper_backward.backward(query, query, key, value, query, lse, spec, lse)
+        for compiled in results:
+            yield dtype, head_dim, variant, compiled
+
+
 def compile_kernel(target, kernel, arguments, constants, arch=None, **options):
     """What Triton makes of a launch with these arguments and constants on `target`."""
-    source = ASTSource(kernel, *signature_of(kernel, arguments, constants))
+    source = (GluonASTSource if kernel.is_gluon() else ASTSource)(kernel, *signature_of(kernel, arguments, constants))
     gpu = GPUTarget("hip", target, 64) if target == "gfx942" else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
     with turing.tensor_cores() if arch else nullcontext():
         return triton.compile(source, target=gpu, options=options | ({"arch": arch} if arch else {}))
@@ -105,6 +129,8 @@ def _type(value, path, constexprs, attributes, constant=False):
     if constant or value is None or (isinstance(value, int) and not isinstance(value, bool) and value == 1):
         constexprs[path] = value
         return "constexpr"
+    if isinstance(value, GluonDescriptor):
+        return f"tensordesc<{TYPES[value.base.dtype]}{value.block_shape},{value.layout!r}>"
     if isinstance(value, TensorDescriptor):
         return f"tensordesc<{TYPES[value.base.dtype]}{value.block_shape}>"
     if isinstance(value, torch.Tensor):
@@ -229,12 +255,7 @@ def compile_decoding(target, everything=False):
                 query, new = torch.empty(2, 4, 1, head_dim, dtype=dtype), torch.empty(2, 2, 1, head_dim, dtype=dtype)
                 caches = [torch.empty(32, 2, length, head_dim, dtype=torch.float8_e4m3fn if fp8 else dtype) for _ in range(2)]
                 found = []
-
-                def compile_instead(kernel, programs, *arguments, num_warps=4, num_stages=3, arch=None, found=found, **constants):
-                    compiled = compile_kernel(target, kernel, arguments, constants, arch, num_warps=num_warps, num_stages=num_stages)
-                    found.append(Compiled(kernel.__name__.removesuffix("_kernel"), compiled.metadata.shared, *_usage(compiled)))
-
-                with as_if_on(target, compile_instead):
+                with as_if_on(target, _collecting(found, target)):
                     decode.append(new, new, *caches, lengths, pages, fp8, *angles)
                     decode.rotate(query, lengths, *angles, False, True)
                     decode.decode(query, *caches, spec, extras, lengths, 1, pages, fp8, splits=3)

@@ -8,7 +8,7 @@ sys.path.insert(0, str(ROOT))
 
 import triton  # noqa: E402
 
-from tests.compiling import SHARED_LIMIT, compile_decoding, compile_table  # noqa: E402
+from tests.compiling import SHARED_LIMIT, compile_by_hand, compile_decoding, compile_table  # noqa: E402
 
 HEAD = """# What every kernel compiles to
 
@@ -16,6 +16,7 @@ Written by `make compiled` with Triton {version} on a CPU. Compiled is not run: 
 (MI300) has not, nor has a T4 (sm_75). Shared memory in KiB of what one program may use, registers of a thread, and the bytes that a
 thread spills to slow memory because registers ran out; `tests/library/test_compile.py` holds each to its limit. Causal calls, dq
 where nothing is hidden, the gradient of a mask, and decoding with every feature from a cache that is whole, in pages, or in fp8.
+By hand: what is scheduled by hand for Hopper GPUs (`flashlab/kernels/hopper`).
 
 | GPU | dtype | head dim up to | call | kernel | shared | registers | spilled |
 |---|---|---|---|---|---|---|---|
@@ -38,6 +39,10 @@ def main():
         # without delta: one small tile, the same everywhere
         lines += [row(target, *found) for found in compile_table(target) if found[-1].kernel != "delta"]
         lines += decoding_rows(target)
+        if target == "sm_90":
+            lines += [
+                row(target, dtype, head_dim, f"{variant}, by hand", found) for dtype, head_dim, variant, found in compile_by_hand(True)
+            ]
         print(target, flush=True)
     path = ROOT / "benchmarks" / "compiled.md"
     path.write_text("".join(lines), encoding="utf-8")

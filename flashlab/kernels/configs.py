@@ -255,7 +255,7 @@ FEW_KEYS = 2048  # `flashlab tune` measures calls on either side of it
 
 def has_few_keys(value, spec, extras):
     """Whether the walks of a call are short."""
-    return _keys_of_a_row(value.shape[2], spec, extras) <= FEW_KEYS
+    return keys_of_a_row(value.shape[2], spec, extras) <= FEW_KEYS
 
 
 def of_tiles(tiles, query, value):
@@ -277,7 +277,7 @@ def _measured_on(index):
     }
 
 
-def _keys_of_a_row(seqlen_k, spec, extras):
+def keys_of_a_row(seqlen_k, spec, extras):
     """About how many keys a row visits: half of them where the mask has one edge. What a mask_mod hides is not known here."""
     if extras.cu_seqlens_k is not None:
         seqlen_k //= max(1, len(extras.cu_seqlens_k) - 1)
@@ -319,11 +319,12 @@ def can_describe(kernel, walked, spec, extras):
     if kernel == "dkdv" and walked[0].shape[3] <= 64 and (spec.softcap or spec.dropout_p):
         return False  # what they take of registers is what HOPPER_DESCRIBED's tiles would need
     return extras.cu_seqlens_k is None and all(
-        target_of(x) == (9, 0) and x.dtype != torch.float32 and x.shape[2] >= DESCRIBED_ROWS and _is_aligned(x) for x in walked
+        target_of(x) == (9, 0) and x.dtype != torch.float32 and x.shape[2] >= DESCRIBED_ROWS and is_aligned(x) for x in walked
     )
 
 
-def _is_aligned(x):
+def is_aligned(x):
+    """Whether a descriptor can say where a tensor's rows lie."""
     return x.stride(3) == 1 and all(offset % 16 == 0 for offset in (x.data_ptr(), *(stride * x.itemsize for stride in x.stride()[:3])))
 
 

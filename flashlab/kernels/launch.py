@@ -22,15 +22,20 @@ def launch(kernel, programs, *arguments, arch=None, **constants):
     return kernel[(programs,)](*arguments, **constants)
 
 
+def describe(x, rows):
+    """A descriptor by which Hopper's copy engine brings `rows` rows of a head at a time."""
+    return TensorDescriptor.from_tensor(x, [1, 1, rows, configs.block_d(x.shape[3])])
+
+
 class Launch:
     """A kernel and all that it takes but tensors. No programs, no work.
 
-    described: {place: rows of a tile} of tensors that the kernel takes as descriptors, not as views.
+    described: {place: rows of a tile} of tensors that the kernel takes as descriptors (`describe` makes them), not as views.
     """
 
-    def __init__(self, kernel, programs, numbers, constants, view=view, described=None):
+    def __init__(self, kernel, programs, numbers, constants, view=view, described=None, describe=describe):
         self.kernel, self.programs, self.numbers, self.constants, self.view = kernel, programs, numbers, constants, view
-        self.described = described or {}
+        self.described, self.describe = described or {}, describe
         self.compiled = None
 
     def __call__(self, *tensors):
@@ -38,8 +43,7 @@ class Launch:
             return
         arguments = [*map(self.view, tensors), *self.numbers]
         for place, rows in self.described.items():
-            x = tensors[place]
-            arguments[place] = TensorDescriptor.from_tensor(x, [1, 1, rows, configs.block_d(x.shape[3])])
+            arguments[place] = self.describe(tensors[place], rows)
         if self.compiled is None:
             self.compiled = launch(self.kernel, self.programs, *arguments, **self.constants)
         else:  # a call of JITFunction looks at every argument again, which takes longer than a small kernel runs

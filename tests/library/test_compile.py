@@ -44,9 +44,21 @@ for *what, compiled in compile_decoding(target, sys.argv[3] == "everything"):
 """
 
 
-def compile_all(target, what, script=COMPILE):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    arguments = [sys.executable, "-c", script, target, str(SPILL_LIMIT), what]
+BY_HAND = """
+import sys
+from tests.compiling import SHARED_LIMIT, compile_by_hand
+
+for *what, compiled in compile_by_hand(sys.argv[3] == "everything"):
+    assert compiled.shared <= SHARED_LIMIT["sm_90"] * 1024, (*what, compiled)
+    assert compiled.spilled <= int(sys.argv[2]), (*what, compiled)
+    assert not compiled.unwritten and compiled.tensor_core_products > 0, (*what, compiled)
+    print("compiled", *what, compiled)
+"""
+
+
+def compile_all(target, what, script=COMPILE, spill_limit=SPILL_LIMIT, **variables):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
+    arguments = [sys.executable, "-c", script, target, str(spill_limit), what]
     result = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-500:]
     return result.stdout.splitlines()
@@ -94,3 +106,12 @@ def test_decoding_compiles_fits_and_keeps_its_registers(target, what):
     calls = 9 if what == "everything" else 1  # dtypes × head dims
     wheres = 4 if target in ("sm_89", "sm_90", "sm_100", "sm_120") else 3  # older ones and AMD's have no conversion of that fp8
     assert len(compile_all(target, what, DECODE)) == calls * wheres * 4  # append, rotate, decode, combine
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("what", ["one", pytest.param("everything", marks=pytest.mark.long)])
+def test_what_is_scheduled_by_hand_compiles_and_nothing_waits_in_line(what, tmp_path):
+    """ptxas tells in notes that are hidden otherwise where it lets each product wait for the one before: C7510 and what follows."""
+    lines = compile_all("sm_90", what, BY_HAND, spill_limit=64, TRITON_DUMP_PTXAS_LOG="1", TRITON_CACHE_DIR=str(tmp_path))
+    assert sum(line.startswith("compiled") for line in lines) == (2 if what == "everything" else 1) * 3 * 4  # forward twice, dkdv, dq
+    assert any("ptxas info" in line for line in lines) and not any("C75" in line for line in lines)

@@ -1,0 +1,78 @@
+"""Kernels for Hopper GPUs (H100, H200) that are scheduled by hand, in Gluon, and which calls take them.
+
+| a call takes them when                                                             | otherwise                             |
+|------------------------------------------------------------------------------------|---------------------------------------|
+| the GPU has compute capability 9.0                                                 | it lacks their instructions           |
+| Triton is 3.6 or 3.7                                                               | they are not tested; it is said once  |
+| float16 or bfloat16, head dim 64 (forward) or 128, values the same                 | none are written, or none are faster  |
+| it has no feature but a causal mask, a window, grouped heads, lse and its gradient | only the portable ones have it        |
+| 512 queries or more                                                                | the portable ones are faster          |
+| rows see 512 keys or more; with head dim 64 2048, in the backward pass 256         | the portable ones are faster          |
+| rows begin at multiples of 16 bytes                                                | the copy engine cannot bring them     |
+
+Every other call takes the portable kernels. `why_not` is this table as code: nothing is tried and caught.
+"""
+
+import functools
+import warnings
+
+import torch
+import triton
+
+from flashlab.kernels import configs
+
+TRITON_VERSIONS = ((3, 6), (3, 7))
+FEWEST_QUERIES = 512
+FEWEST_KEYS = {("forward", 64): 2048, ("forward", 128): 512, ("backward", 128): 256}  # that a row sees
+
+
+def why_not(query, key, value, spec, extras, grad_out=None):
+    """Why a call takes the portable kernels on a Hopper GPU, in words; "" where it takes these. With grad_out: its backward pass."""
+    direction = "forward" if grad_out is None else "backward"
+    if triton_version() not in TRITON_VERSIONS:
+        return f"Triton {triton.__version__}, with which they are not tested"
+    if triton.knobs.runtime.interpret:
+        return "Triton's interpreter, which does not know them"
+    if query.dtype not in (torch.float16, torch.bfloat16):
+        return f"{str(query.dtype).removeprefix('torch.')}"
+    head_dim, value_dim, fewest_keys = query.shape[3], value.shape[3], FEWEST_KEYS.get((direction, query.shape[3]))
+    if head_dim != value_dim:
+        return f"head dim {head_dim} and value head dim {value_dim}"
+    if fewest_keys is None:
+        return f"head dim {head_dim} in the {direction} pass (served: {', '.join(f'{of} {dim}' for of, dim in FEWEST_KEYS)})"
+    if not configs.is_plain(spec, extras) or extras.sinks is not None or extras.cu_seqlens_q is not None:
+        return "a feature beyond causal masks, windows and grouped heads"
+    if spec.scale <= 0:
+        return "a scale that is not positive"
+    if query.shape[2] < FEWEST_QUERIES:
+        return f"{query.shape[2]} queries (from {FEWEST_QUERIES} on these are faster)"
+    if configs.keys_of_a_row(key.shape[2], spec, extras) < fewest_keys:
+        return f"rows that see fewer than {fewest_keys} keys"
+    if not all(configs.is_aligned(x) for x in (query, key, value, *(() if grad_out is None else (grad_out,)))):
+        return "rows that do not begin at multiples of 16 bytes"
+    return ""
+
+
+def serves(query, key, value, spec, extras, grad_out=None):
+    """Whether a call takes these kernels; with grad_out: its backward pass."""
+    if configs.target_of(query) != (9, 0):
+        return False
+    if triton_version() not in TRITON_VERSIONS:
+        _say_untested()
+    return not why_not(query, key, value, spec, extras, grad_out)
+
+
+@functools.cache
+def triton_version():
+    """(major, minor)"""
+    return tuple(int(part) for part in triton.__version__.split(".")[:2])
+
+
+@functools.cache
+def _say_untested():
+    tested = ", ".join(f"{major}.{minor}" for major, minor in TRITON_VERSIONS)
+    warnings.warn(
+        f"flashlab's kernels for Hopper GPUs are tested with Triton {tested}, and this is {triton.__version__}: the portable ones compute.",
+        RuntimeWarning,
+        stacklevel=2,
+    )

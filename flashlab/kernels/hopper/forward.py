@@ -1,0 +1,222 @@
+"""Forward pass on Hopper (Dao 2023, Algorithm 1; Shah et al. 2024, §3.2): the softmax of one tile runs beside the products of others."""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import tma, warpgroup_mma, warpgroup_mma_wait
+
+from flashlab.kernels.hopper.workshop import (
+    CARRIER_REGISTERS,
+    CRAFT_ROWS,
+    Band,
+    Place,
+    carry,
+    carry_owned,
+    describe,
+    give_back,
+    owned_for,
+    pass_over,
+    put_away,
+    sees,
+    shelf_for,
+    take,
+    take_owned,
+    tiles_in_sight,
+)  # fmt: skip
+from flashlab.kernels.launch import Launch, planned
+from flashlab.kernels.tile import LN_2, LOG2_E
+from flashlab.layout import empty_out
+from flashlab.spec import NO_EXTRAS
+
+KEYS = 128  # of a tile
+CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many for values, registers of their threads
+    64: dict(CRAFTS=3, PLACES=4, REGISTERS=160),
+    128: dict(CRAFTS=2, PLACES=2, REGISTERS=240),
+}
+L2_BYTES = 2**25  # of keys and values that programs which run together read
+
+
+class Shared(NamedTuple):
+    """What lies in shared memory."""
+
+    queries: Any  # Owned; at the end out
+    k_shelf: Any
+    v_shelf: Any
+
+
+@gluon.jit
+def owned_rows(Q, TOGETHER, ROWS: gl.constexpr):
+    """The Place of a program. Heads go TOGETHER, so that their keys stay in the L2 cache; the last rows first, which see the most keys."""
+    heads, tiles = Q.shape[1], gl.cdiv(Q.shape[2], ROWS)
+    program = gl.program_id(0)
+    first = program // (tiles * TOGETHER) * TOGETHER
+    together = gl.minimum(TOGETHER, Q.shape[0] * heads - first)
+    within = program - first * tiles
+    plane = first + within % together
+    return Place(plane // heads, plane % heads, (tiles - 1 - within // together) * ROWS)
+
+
+@gluon.jit
+def online_softmax_step(scores, m, l, scale):
+    """(p, m, l, rescale): fold a tile of products into the running softmax (Dao 2023, Algorithm 1, lines 9-10), in base 2."""
+    m_new = gl.maximum(m, gl.max(scores, axis=1) * scale)  # [CRAFT_ROWS]
+    pivot = gl.where(m_new == -float("inf"), 0.0, m_new)  # a row that has seen no key yet
+    p = gl.exp2(scores * scale - pivot[:, None])  # [CRAFT_ROWS, KEYS]
+    rescale = gl.exp2(m - pivot)  # [CRAFT_ROWS]
+    return p, m_new, l * rescale + gl.sum(p, axis=1), rescale
+
+
+@gluon.jit
+def pack(p, dtype: gl.constexpr):
+    """p in 16 bits, two to an int32: [CRAFT_ROWS, KEYS / 2]. A loop would hand on each half in a register of its own."""
+    low, high = gl.split(p.reshape([p.shape[0], p.shape[1] // 2, 2]))
+    ROUND: gl.constexpr = "cvt.rn.bf16x2.f32 $0, $2, $1;" if dtype == gl.bfloat16 else "cvt.rn.f16x2.f32 $0, $2, $1;"
+    return gl.inline_asm_elementwise(ROUND, "=r,f,f", [low, high], dtype=gl.int32, is_pure=True, pack=1)
+
+
+@gluon.jit
+def unpack(pairs, dtype: gl.constexpr, P: gl.constexpr):
+    """p as the left factor of a product: [CRAFT_ROWS, KEYS] in the registers where the pairs are."""
+    low, high = gl.inline_asm_elementwise("mov.b32 {$0, $1}, $2;", "=h,=h,r", [pairs], dtype=(gl.int16, gl.int16), is_pure=True, pack=1)
+    p = gl.join(low, high).reshape([pairs.shape[0], 2 * pairs.shape[1]])
+    return gl.convert_layout(p.to(dtype, bitcast=True), P)
+
+
+@gluon.jit
+def masked(scores, i, tile, band):
+    """−inf where a row does not see a key of this tile."""
+    KEYS: gl.constexpr = scores.shape[1]
+    j = tile * KEYS + gl.arange(0, KEYS, gl.SliceLayout(0, scores.type.layout))
+    return gl.where(sees(i[:, None], j[None, :], band), scores, -float("inf"))
+
+
+@gluon.jit
+def walk_step(n, tile, p, m, l, acc, q, shared, i, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr):
+    """q · kᵀ of tile n is issued, p · v of tile n − 1 behind it: while the second product runs, the softmax of the first is computed."""
+    KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
+    k = take(shared.k_shelf, n)  # [KEYS, D]
+    scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False, is_async=True)
+    v = take(shared.v_shelf, n - 1)  # [KEYS, D]
+    acc = warpgroup_mma(unpack(p, v.dtype, P), v, acc, is_async=True)
+    scores = warpgroup_mma_wait(1, deps=(scores,))  # [CRAFT_ROWS, KEYS]
+    give_back(shared.k_shelf, n)
+    if MASKED:
+        scores = masked(scores, i, tile, band)
+    p, m, l, rescale = online_softmax_step(scores, m, l, scale)
+    acc = warpgroup_mma_wait(0, deps=(acc,))  # [CRAFT_ROWS, D]
+    give_back(shared.v_shelf, n - 1)
+    acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, acc.type.layout))[:, None]
+    return pack(p, v.dtype), m, l, acc
+
+
+@gluon.jit
+def craft(c: gl.constexpr, shared, Out, Lse, at, begin, end, band, scale):
+    """Craft c owns CRAFT_ROWS rows, and walks down the tiles end − 1 … begin, which all crafts of the program get. Only its own count."""
+    KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
+    D: gl.constexpr = shared.k_shelf.tiles.shape[4]
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
+    ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    P: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)  # registers
+    start = at.start + CRAFT_ROWS * c
+    my_begin, full_begin, full_end, my_end = tiles_in_sight(start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS, KEYS)
+    first = end - my_end  # of its own
+    pass_over(shared.k_shelf, 0, first)
+    pass_over(shared.v_shelf, 0, first)
+
+    i = start + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
+    m = gl.full([CRAFT_ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
+    l = gl.zeros([CRAFT_ROWS], gl.float32, gl.SliceLayout(1, SCORES))
+    acc = gl.zeros([CRAFT_ROWS, D], gl.float32, ACC)
+    q = take_owned(shared.queries, c)  # [CRAFT_ROWS, D]
+
+    k = take(shared.k_shelf, first)
+    scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False)
+    give_back(shared.k_shelf, first)
+    p, m, l, rescale = online_softmax_step(masked(scores, i, my_end - 1, band), m, l, scale)
+    p = pack(p, q.dtype)
+    for n in range(first + 1, end - full_end):
+        p, m, l, acc = walk_step(n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+    for n in range(gl.maximum(first + 1, end - full_end), end - full_begin):
+        p, m, l, acc = walk_step(n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, False, SCORES, P)
+    if band.lowest is not None:
+        for n in range(gl.maximum(first + 1, end - full_begin), end - my_begin):
+            p, m, l, acc = walk_step(n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+    acc = warpgroup_mma(unpack(p, q.dtype, P), take(shared.v_shelf, end - 1 - my_begin), acc)
+    give_back(shared.v_shelf, end - 1 - my_begin)
+    pass_over(shared.k_shelf, end - my_begin, end - begin)
+    pass_over(shared.v_shelf, end - my_begin, end - begin)
+
+    out = acc * gl.convert_layout(1.0 / gl.where(l == 0.0, 1.0, l), gl.SliceLayout(1, ACC))[:, None]  # no key seen: 0, not 0/0
+    put_away(Out, out, shared.queries, c, at)
+    lse = (m + gl.log2(l)) * LN_2  # natural log; −inf where no key was seen
+    gl.store(Lse + (at.batch * Out.shape[1] + at.head).to(gl.int64) * band.seqlen_q + i, lse, mask=i < band.seqlen_q)
+    tma.store_wait(0)
+
+
+@gluon.jit
+def carrier(shared, Q, K, V, at, head_kv, begin, end):
+    """The rows of Q once, then every tile of keys and values, each as soon as there is room."""
+    KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
+    carry_owned(shared.queries, Q, at)
+    for n in range(end - begin):
+        carry(shared.k_shelf, n, K, at.batch, head_kv, (end - 1 - n) * KEYS)
+        carry(shared.v_shelf, n, V, at.batch, head_kv, (end - 1 - n) * KEYS)
+
+
+@gluon.jit(do_not_specialize=["scale", "band", "TOGETHER"])  # every length would be compiled anew
+def forward_kernel(
+    Q, K, V, Out, Lse, scale, band, TOGETHER,
+    GROUP: gl.constexpr, CRAFTS: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """One program owns CRAFT_ROWS · CRAFTS query rows of one head."""
+    ROWS: gl.constexpr = CRAFT_ROWS * CRAFTS
+    at = owned_rows(Q, TOGETHER, ROWS)
+    begin, full_begin, full_end, end = tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, ROWS, K.block_type.shape[2])
+    shared = Shared(owned_for(Q, CRAFTS), shelf_for(K, PLACES, CRAFTS), shelf_for(V, PLACES, CRAFTS))
+    scale *= LOG2_E
+    if CRAFTS == 2:
+        gl.warp_specialize(
+            [
+                (craft, (0, shared, Out, Lse, at, begin, end, band, scale)),
+                (craft, (1, shared, Out, Lse, at, begin, end, band, scale)),
+                (carrier, (shared, Q, K, V, at, at.head // GROUP, begin, end)),
+            ],
+            [4, 1], [REGISTERS, CARRIER_REGISTERS],
+        )  # fmt: skip
+    else:
+        gl.warp_specialize(
+            [
+                (craft, (0, shared, Out, Lse, at, begin, end, band, scale)),
+                (craft, (1, shared, Out, Lse, at, begin, end, band, scale)),
+                (craft, (2, shared, Out, Lse, at, begin, end, band, scale)),
+                (carrier, (shared, Q, K, V, at, at.head // GROUP, begin, end)),
+            ],
+            [4, 4, 1], [REGISTERS, REGISTERS, CARRIER_REGISTERS],
+        )  # fmt: skip
+
+
+def forward(query, key, value, spec, extras=NO_EXTRAS):
+    """Attention of query (B, Hq, Sq, D) over key and value (B, Hkv, Sk, D), of calls that `serves`.
+
+    Returns out (B, Hq, Sq, D) in query's dtype and lse (B, Hq, Sq), float32, natural log.
+    """
+    out = empty_out(query, value)
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    planned(plan, (query, key, value), spec, extras)(query, key, value, out, lse)
+    return out, lse
+
+
+def plan(query, key, value, spec, extras, tiles):
+    """The Launch of a forward pass; see `launch.planned`."""
+    batch, heads, seqlen_q, head_dim = query.shape
+    heads_kv, seqlen_k = key.shape[1:3]
+    config = CONFIGS[head_dim]
+    programs = triton.cdiv(seqlen_q, CRAFT_ROWS.value * config["CRAFTS"]) * batch * heads
+    together = heads // heads_kv * max(1, L2_BYTES // (2 * seqlen_k * head_dim * key.element_size()))
+    numbers = spec.scale, Band(*spec.band(seqlen_q, seqlen_k), seqlen_q, seqlen_k), together
+    constants = dict(GROUP=heads // heads_kv, **config, num_warps=4)
+    described = {0: CRAFT_ROWS.value, 1: KEYS, 2: KEYS, 3: CRAFT_ROWS.value}
+    return Launch(forward_kernel, programs, numbers, constants, lambda x: x, described, describe)

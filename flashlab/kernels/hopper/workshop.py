@@ -1,0 +1,177 @@
+"""What the kernels of this folder share: a multiprocessor as a workshop.
+
+One warp, the carrier, has the copy engine bring tiles from global to shared memory. Two or three warpgroups, the crafts, multiply them.
+They meet at barriers alone: a place on a shelf is full, or empty again. (Shah et al. 2024, §3.1, calls them producer and consumers.)
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+CRAFT_ROWS = gl.constexpr(64)  # what one warpgroup multiplies at a time
+CARRIER_REGISTERS = gl.constexpr(24)  # of a thread: the fewest there are; what it leaves goes to the crafts
+GLUON_TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16, torch.float32: gl.float32}
+
+
+class Band(NamedTuple):
+    """Row i sees the keys i + lowest … i + highest; None: no edge on that side, and the compiler never sees it."""
+
+    lowest: Any
+    highest: Any
+    seqlen_q: Any
+    seqlen_k: Any
+
+
+class Place(NamedTuple):
+    """What a program owns: rows, or keys, of one head from `start` on."""
+
+    batch: Any
+    head: Any
+    start: Any
+
+
+class Owned(NamedTuple):
+    """Tiles that stay for a whole program, one for each craft."""
+
+    tiles: Any  # [CRAFTS, 1, 1, CRAFT_ROWS, columns]
+    full: Any  # barrier
+
+
+class Shelf(NamedTuple):
+    """Places for tiles that come and go."""
+
+    tiles: Any  # [PLACES, 1, 1, rows, columns]
+    full: Any  # barriers, [PLACES, 1]
+    empty: Any
+
+
+def describe(x, rows):
+    """A descriptor by which the copy engine brings tiles of `rows` rows of a head, or takes them away.
+
+    Of the (B, H, 2, S) numbers of rows, float32: tiles of both numbers of `rows` rows.
+    """
+    block = [1, 1, 2, rows] if x.dtype == torch.float32 else [1, 1, rows, x.shape[3]]
+    return TensorDescriptor.from_tensor(x, block, gl.NVMMASharedLayout.get_default_for(block, GLUON_TYPES[x.dtype]))
+
+
+@gluon.jit
+def owned_for(described, CRAFTS: gl.constexpr):
+    """Room for tiles of a descriptor, one for each craft."""
+    tiles = gl.allocate_shared_memory(described.dtype, [CRAFTS] + described.block_type.shape, described.layout)
+    full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(full, count=1)
+    return Owned(tiles, full)
+
+
+@gluon.jit
+def shelf_for(described, PLACES: gl.constexpr, CRAFTS: gl.constexpr):
+    """An empty shelf for tiles of a descriptor."""
+    tiles = gl.allocate_shared_memory(described.dtype, [PLACES] + described.block_type.shape, described.layout)
+    full = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
+    for place in gl.static_range(PLACES):
+        mbarrier.init(full.index(place), count=1)
+        mbarrier.init(empty.index(place), count=CRAFTS)
+    return Shelf(tiles, full, empty)
+
+
+@gluon.jit
+def carry_owned(owned, described, at):
+    """The carrier brings what the program owns."""
+    CRAFTS: gl.constexpr = owned.tiles.shape[0]
+    mbarrier.expect(owned.full, CRAFTS * described.block_type.nbytes)
+    for craft in gl.static_range(CRAFTS):
+        row = at.start + CRAFT_ROWS * craft
+        tma.async_copy_global_to_shared(described, [at.batch, at.head, row, 0], owned.full, owned.tiles.index(craft))
+
+
+@gluon.jit
+def take_owned(owned, craft: gl.constexpr):
+    """A craft's own tile as soon as it is there: [CRAFT_ROWS, columns] of shared memory."""
+    mbarrier.wait(owned.full, 0)
+    return owned.tiles.index(craft).reshape([CRAFT_ROWS, owned.tiles.shape[4]])
+
+
+@gluon.jit
+def wait_for_room(shelf, n):
+    """The carrier waits until the place of tile n of a walk is empty: all crafts have given back what lay there."""
+    PLACES: gl.constexpr = shelf.tiles.shape[0]
+    mbarrier.wait(shelf.empty.index(n % PLACES), (n // PLACES & 1) ^ 1)
+
+
+@gluon.jit
+def carry(shelf, n, described, batch, head, row):
+    """The carrier brings tile n of a walk: the rows from `row` on."""
+    place = n % shelf.tiles.shape[0]
+    wait_for_room(shelf, n)
+    mbarrier.expect(shelf.full.index(place), described.block_type.nbytes)
+    tma.async_copy_global_to_shared(described, [batch, head, row, 0], shelf.full.index(place), shelf.tiles.index(place))
+
+
+@gluon.jit
+def take(shelf, n):
+    """Tile n of a walk, as soon as it is there: [rows, columns] of shared memory."""
+    PLACES: gl.constexpr = shelf.tiles.shape[0]
+    ROWS: gl.constexpr = shelf.tiles.shape[3]
+    mbarrier.wait(shelf.full.index(n % PLACES), n // PLACES & 1)
+    return shelf.tiles.index(n % PLACES).reshape([ROWS, shelf.tiles.shape[4]])
+
+
+@gluon.jit
+def give_back(shelf, n):
+    """A craft needs tile n no more."""
+    mbarrier.arrive(shelf.empty.index(n % shelf.tiles.shape[0]), count=1)
+
+
+@gluon.jit
+def pass_over(shelf, begin, end):
+    """A craft gives back tiles begin … end − 1 of a walk untouched.
+
+    It waits for each all the same: given back too early, a tile would count for the one before it in its place, which others still read.
+    """
+    for n in range(begin, end):
+        take(shelf, n)
+        give_back(shelf, n)
+
+
+@gluon.jit
+def put_away(described, tile, owned, craft: gl.constexpr, at):
+    """Store a craft's result [CRAFT_ROWS, columns], by way of where its own tile lay. The copy engine leaves out rows past the end."""
+    place = owned.tiles.index(craft)
+    place.reshape([CRAFT_ROWS, owned.tiles.shape[4]]).store(tile.to(place.dtype))
+    fence_async_shared()
+    tma.async_copy_shared_to_global(described, [at.batch, at.head, at.start + CRAFT_ROWS * craft, 0], place)
+
+
+@gluon.jit
+def tiles_in_sight(start, length, lowest, highest, OWN: gl.constexpr, OTHER: gl.constexpr):
+    """(begin, full_begin, full_end, end), in tiles of OTHER: what OWN positions from `start` on meet; those between the fulls hide nothing.
+
+    Position x meets x + lowest … x + highest, below `length`. There is at least one tile, if of hidden pairs.
+    """
+    begin, full_begin = 0, 0
+    end, full_end = length, length // OTHER
+    if highest is not None:
+        end = gl.minimum(end, start + OWN + highest)
+        full_end = gl.minimum(full_end, gl.maximum(0, start + highest + 1) // OTHER)
+    if lowest is not None:
+        begin = gl.minimum(gl.maximum(0, start + lowest), length - 1) // OTHER
+        full_begin = gl.cdiv(gl.maximum(0, start + OWN - 1 + lowest), OTHER)
+    end = gl.maximum(begin + 1, gl.cdiv(gl.maximum(0, end), OTHER))
+    full_begin = gl.minimum(gl.maximum(full_begin, begin), end)
+    return begin, full_begin, gl.minimum(gl.maximum(full_end, full_begin), end), end
+
+
+@gluon.jit
+def sees(i, j, band):
+    """Whether row i sees key j."""
+    seen = j < band.seqlen_k
+    if band.lowest is not None:
+        seen = seen & (j >= i + band.lowest)
+    if band.highest is not None:
+        seen = seen & (j <= i + band.highest)
+    return seen

@@ -1,0 +1,194 @@
+"""The kernels that are scheduled by hand for Hopper GPUs: the library's proof, once more through them."""
+
+import gc
+import itertools
+
+import pytest
+import torch
+
+from flashlab import attention, explain
+from flashlab.attention import described
+from flashlab.bench.peak import peak_bytes
+from flashlab.kernels import forward as portable
+from flashlab.kernels import hopper
+from tests.protocol import Case, assert_as_good_as_plain, attention_and_gradients
+
+pytestmark = pytest.mark.skipif(torch.cuda.get_device_capability() != (9, 0), reason="a Hopper GPU's kernels")
+
+BANDS = [(), ("bottom_right",), ("window",), ("left_window",), ("narrow_window",), ("window", "bottom_right")]
+# One less and one more than a tile of either kind, primes, and lengths where many rows see nothing.
+LENGTHS = [(1, 1), (1, 130), (63, 65), (127, 129), (128, 128), (191, 193), (257, 113), (113, 257), (331, 512), (512, 331), (1031, 1033)]
+CASES = [
+    *(Case(sq, sk, d, is_causal=n % 2 == 1) for (n, (sq, sk)), d in itertools.product(enumerate(LENGTHS * 2), (64, 128))),
+    *(Case(sq, sk, d, True, features=bands) for (sq, sk), d, bands in itertools.product(
+        [(300, 300), (203, 407), (407, 203)], (64, 128), BANDS)),
+    *(Case(300, 500, d, is_causal, heads=8, heads_kv=h, batch=2) for d in (64, 128) for h in (1, 4) for is_causal in (False, True)),
+    *(Case(600, 700, d, False, magnitude=10.0, heads=4, heads_kv=2) for d in (64, 128)),
+]  # fmt: skip
+
+
+@pytest.fixture
+def at_any_length(monkeypatch):
+    """Short calls, too, take these kernels."""
+    monkeypatch.setattr(hopper, "FEWEST_QUERIES", 1)
+    monkeypatch.setattr(hopper, "FEWEST_KEYS", dict.fromkeys(hopper.FEWEST_KEYS, 0))
+    monkeypatch.setattr("flashlab.kernels.decode.suits", lambda *call: False)
+
+
+def by_hand(query, key, value, **options):
+    """`attention`, seen to take these kernels."""
+    assert "forward, kernels that are scheduled by hand" in explain(query, key, value, **options).reason
+    return attention(query, key, value, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_error_is_at_most_twice_that_of_plain_torch(case, dtype, at_any_length):
+    tensors = case.tensors(dtype, "cuda")
+    ours = attention_and_gradients(by_hand, tensors, case.options(dtype, "cuda"))
+    assert_as_good_as_plain(case, ours, tensors, degenerate=min(case.seqlen_q, case.seqlen_k) < 64)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_lse_and_its_gradient(head_dim, at_any_length):
+    query, key, value, _ = Case(530, 590, head_dim, True, heads=4).tensors(torch.bfloat16, "cuda")
+    query.requires_grad_()
+    lse = by_hand(query, key, value, is_causal=True, return_lse=True, enable_gqa=True)[1]
+    lse.sum().backward()
+    expected = query.detach().double().cpu().requires_grad_()
+    truth = attention(expected, key.double().cpu(), value.double().cpu(), is_causal=True, return_lse=True, enable_gqa=True)[1]
+    truth.sum().backward()
+    torch.testing.assert_close(lse.double().cpu(), truth, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(query.grad.double().cpu(), expected.grad, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_strided_inputs_give_the_same_bits(head_dim, at_any_length):
+    packed = torch.randn(2, 700, 3, 4, head_dim, dtype=torch.bfloat16, device="cuda")  # as a fused projection leaves it
+    strided = [*(x.transpose(1, 2) for x in packed.unbind(2)), torch.randn(2, 700, 4, head_dim, device="cuda").bfloat16().transpose(1, 2)]
+    ours = attention_and_gradients(by_hand, strided)
+    expected = attention_and_gradients(by_hand, [x.contiguous() for x in strided])
+    assert all(torch.equal(ours[name], expected[name]) for name in ours)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("features", [(), ("window",)], ids=str)
+def test_nothing_outside_is_read_or_written(head_dim, features, monkeypatch, at_any_length):
+    """NaN lies around the inputs, sentinels around the outputs."""
+    around, sentinel, buffers = 96, 12345.0, []
+
+    def guarded(x, fill):
+        buffer = torch.full((*x.shape[:2], x.shape[2] + 2 * around, x.shape[3]), fill, dtype=x.dtype, device=x.device)
+        inside = buffer[:, :, around:-around]
+        inside.copy_(x)
+        return buffer, inside
+
+    case = Case(521, 577, head_dim, True, heads=4, heads_kv=2, features=features)
+    tensors, options = case.tensors(torch.bfloat16, "cuda"), case.options(torch.bfloat16, "cuda")
+    expected = attention_and_gradients(by_hand, tensors, options)
+    empty_like = torch.empty_like
+
+    def guarded_empty_like(x, *_, **__):
+        if x.dim() != 4:
+            return empty_like(x)
+        buffers.append(guarded(torch.full(x.shape, float("nan"), dtype=x.dtype, device=x.device), sentinel))
+        return buffers[-1][1]
+
+    monkeypatch.setattr(torch, "empty_like", guarded_empty_like)
+    ours = attention_and_gradients(by_hand, [guarded(x, float("nan"))[1] for x in tensors], options)
+    assert all(torch.equal(ours[name], expected[name]) for name in ours)
+    assert len(buffers) == 4
+    for buffer, _ in buffers:
+        assert (buffer[:, :, :around] == sentinel).all() and (buffer[:, :, -around:] == sentinel).all()
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("window", [(None, None), (700, 0)], ids=str)
+def test_250_large_runs_give_the_same_bits(head_dim, window, at_any_length):
+    """A race shows as a bit that moves: in windows, crafts of one program walk over different tiles."""
+    query, key, value, grad_out = (torch.randn(2, 16, 4001, head_dim, dtype=torch.bfloat16, device="cuda") for _ in range(4))
+    leaves, first = [x.requires_grad_() for x in (query, key, value)], None
+    for _ in range(250):
+        out = attention(*leaves, window=window)
+        results = (out.detach(), *torch.autograd.grad(out, leaves, grad_out))
+        first = first or results
+        assert all(torch.equal(a, b) for a, b in zip(first, results, strict=True))
+
+
+def test_memory_is_what_it_must_be_to_the_byte():
+    """As of the portable kernels, and two numbers of each row."""
+
+    def blocks(*sizes):
+        return sum(-(-size // 512) * 512 for size in sizes)
+
+    query, key, value = (torch.randn(1, 6, n, 128, dtype=torch.bfloat16, device="cuda", requires_grad=True) for n in (1001, 777, 777))
+    out = by_hand(query, key, value)
+    grad_out, kept = torch.randn_like(out), []
+    torch.autograd.grad(out, (query, key, value), grad_out)  # compile before measuring
+    out = None
+    gc.collect()
+    out_bytes, lse_bytes, kv_bytes = 6 * 1001 * 128 * 2, 6 * 1001 * 4, 6 * 777 * 128 * 2
+    assert peak_bytes(lambda: kept.append(attention(query, key, value)), "cuda") == blocks(out_bytes, lse_bytes)
+    rows_bytes = 6 * 2 * 1004 * 4
+    used = peak_bytes(lambda: torch.autograd.grad(kept[0], (query, key, value), grad_out), "cuda")
+    assert used == blocks(lse_bytes, rows_bytes, out_bytes, kv_bytes, kv_bytes)
+
+
+def test_more_than_two_to_the_31_elements(at_any_length):
+    query = torch.randn(1, 2, 2**17 + 5, 64, dtype=torch.float16, device="cuda").repeat_interleave(130, dim=0)
+    assert query.numel() > 2**31
+    key = query[:, :, :600]
+    out = by_hand(query, key, key)
+    assert torch.equal(out[-1], out[0]) and out[-1].isfinite().all()
+
+
+def test_torch_compile_in_one_graph_and_a_cuda_graph(at_any_length):
+    case = Case(600, 600, 128, True, heads=4, heads_kv=2)
+    tensors, options = case.tensors(torch.bfloat16, "cuda"), case.options(torch.bfloat16, "cuda")
+    expected = attention_and_gradients(by_hand, tensors, options)
+    torch.compiler.reset()
+    compiled = attention_and_gradients(torch.compile(attention, fullgraph=True), tensors, options)
+    for name, truth in expected.items():
+        torch.testing.assert_close(compiled[name], truth)
+
+    leaves = [x.requires_grad_() for x in tensors[:3]]
+
+    def run():
+        return torch.autograd.grad(attention(*leaves, **options), leaves, tensors[3])
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what autograd sets up at a first backward pass cannot be captured
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        grads = run()
+    with torch.no_grad():
+        leaves[0].mul_(2)
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(grads, run(), strict=True))
+
+
+@pytest.mark.parametrize(("head_dim", "seqlen", "dtype", "options", "why"), [
+    (128, 1024, torch.bfloat16, {}, "forward, kernels that are scheduled by hand"),
+    (128, 1024, torch.bfloat16, dict(window=(600, None)), "forward, kernels that are scheduled by hand"),
+    (128, 400, torch.bfloat16, {}, "400 queries"),
+    (64, 1024, torch.float16, {}, "fewer than 2048 keys"),
+    (64, 2048, torch.float16, {}, "forward, kernels that are scheduled by hand"),
+    (96, 4096, torch.bfloat16, {}, "head dim 96 in the forward pass"),
+    (128, 1024, torch.float32, {}, "float32"),
+    (128, 1024, torch.bfloat16, dict(softcap=3.0), "a feature beyond"),
+])  # fmt: skip
+def test_explain_says_which_kernels_and_why(head_dim, seqlen, dtype, options, why):
+    query = torch.randn(1, 2, seqlen, head_dim, dtype=dtype, device="cuda")
+    assert why in explain(query, query, query, **options).reason
+
+
+def test_portable_and_by_hand_agree():
+    query, key, value, _ = Case(1024, 1024, 128, True, heads=4, heads_kv=4).tensors(torch.bfloat16, "cuda")
+    spec, extras = described(query, key, value, is_causal=True)[3:]
+    ours, lse = by_hand(query, key, value, is_causal=True, return_lse=True)
+    out, other_lse = portable.forward(query, key, value, spec, extras)
+    torch.testing.assert_close(ours, out, rtol=2e-2, atol=4e-3)
+    torch.testing.assert_close(lse, other_lse)

@@ -1,0 +1,103 @@
+"""Which calls take the kernels that are scheduled by hand for Hopper GPUs. The kernels themselves need such a GPU: tests/gpu."""
+
+import warnings
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")  # no build for macOS
+
+from flashlab.attention import described  # noqa: E402
+from flashlab.kernels import hopper  # noqa: E402
+from tests.compiling import as_if_on  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def without_the_interpreter(monkeypatch):
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+
+
+def call(head_dim=128, seqlen=1024, dtype=torch.bfloat16, lay_out=lambda x: x, value_dim=None, **options):
+    """(query, key, value, spec, extras), and grad_out."""
+    sizes = (head_dim, head_dim, value_dim or head_dim)
+    query, key, value = (lay_out(torch.empty(1, 2, seqlen, size, dtype=dtype)) for size in sizes)
+    return described(query, key, value, **options), torch.empty(1, 2, seqlen, sizes[2], dtype=dtype)
+
+
+SERVED = [
+    dict(),
+    dict(dtype=torch.float16, is_causal=True),
+    dict(window=(600, 0)),
+    dict(seqlen=512),
+    dict(lay_out=lambda x: x.transpose(1, 2).contiguous().transpose(1, 2)),
+    dict(scale=0.3),
+]
+NOT_SERVED = {
+    "float32": dict(dtype=torch.float32),
+    "head dim 96 in the forward pass": dict(head_dim=96),
+    "value head dim 64": dict(value_dim=64),
+    "511 queries": dict(seqlen=511),
+    "fewer than 512 keys": dict(is_causal=True, seqlen=1000),
+    "fewer than 2048 keys": dict(head_dim=64, seqlen=2000),
+    "a scale that is not positive": dict(scale=-0.1),
+    "multiples of 16 bytes": dict(lay_out=lambda x: torch.empty(*x.shape[:3], x.shape[3] + 1, dtype=x.dtype)[..., :-1]),
+    "a feature beyond": dict(softcap=3.0),
+}
+FEATURES = [
+    dict(alibi_slopes=torch.ones(2)),
+    dict(sinks=torch.zeros(2)),
+    dict(attn_mask=torch.ones(1024, 1024, dtype=torch.bool)),
+    dict(dropout_p=0.5, seed=1),
+    dict(mask_mod=lambda batch, head, i, j: i >= j),
+    dict(bias_mod=lambda batch, head, i, j: (j - i) * 0.1),
+]
+
+
+@pytest.mark.parametrize("options", SERVED, ids=str)
+def test_is_served(options):
+    arguments, grad_out = call(**options)
+    with as_if_on("sm_90", None):
+        assert hopper.serves(*arguments) and hopper.serves(*arguments, grad_out)
+
+
+@pytest.mark.parametrize(("why", "options"), [*NOT_SERVED.items(), *(("a feature beyond", feature) for feature in FEATURES)], ids=str)
+def test_is_not_served_and_says_why(why, options):
+    arguments, _ = call(**options)
+    with as_if_on("sm_90", None):
+        assert why in hopper.why_not(*arguments) and not hopper.serves(*arguments)
+
+
+def test_the_backward_pass_has_rules_of_its_own():
+    served_forward, grad_out = call(head_dim=64, seqlen=4096)
+    few_keys, other_grad_out = call(seqlen=512, is_causal=True)
+    with as_if_on("sm_90", None):
+        assert hopper.serves(*served_forward) and "head dim 64 in the backward pass" in hopper.why_not(*served_forward, grad_out)
+        assert not hopper.serves(*few_keys) and hopper.serves(*few_keys, other_grad_out)
+        shifted = torch.empty(other_grad_out.numel() + 1, dtype=torch.bfloat16)[1:].view_as(other_grad_out)
+        assert "multiples of 16 bytes" in hopper.why_not(*few_keys, shifted)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])
+def test_no_other_gpu_is_served(target):
+    arguments, _ = call()
+    with as_if_on(target, None):
+        assert not hopper.serves(*arguments)
+
+
+def test_the_interpreter_is_not_served(monkeypatch):
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", True)
+    arguments, _ = call()
+    with as_if_on("sm_90", None):
+        assert "interpreter" in hopper.why_not(*arguments)
+
+
+def test_another_triton_is_told_once(monkeypatch):
+    monkeypatch.setattr(hopper, "triton_version", lambda: (4, 0))
+    hopper._say_untested.cache_clear()
+    arguments, _ = call()
+    with as_if_on("sm_90", None):
+        with pytest.warns(RuntimeWarning, match="portable"):
+            assert not hopper.serves(*arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not hopper.serves(*arguments)

@@ -53,14 +53,14 @@ FEATURES = [
 ]
 
 
-@pytest.mark.parametrize("options", SERVED, ids=str)
+@pytest.mark.parametrize("options", SERVED)
 def test_is_served(options):
     arguments, grad_out = call(**options)
     with as_if_on("sm_90", None):
         assert hopper.serves(*arguments) and hopper.serves(*arguments, grad_out)
 
 
-@pytest.mark.parametrize(("why", "options"), [*NOT_SERVED.items(), *(("a feature beyond", feature) for feature in FEATURES)], ids=str)
+@pytest.mark.parametrize(("why", "options"), [*NOT_SERVED.items(), *(("a feature beyond", feature) for feature in FEATURES)])
 def test_is_not_served_and_says_why(why, options):
     arguments, _ = call(**options)
     with as_if_on("sm_90", None):

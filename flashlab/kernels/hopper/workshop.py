@@ -97,16 +97,24 @@ def take_owned(owned, craft: gl.constexpr):
 
 
 @gluon.jit
+def place_of(shelf, n):
+    """(place, parity of the round) of tile n of a walk: tiles take places in turn, round after round."""
+    PLACES: gl.constexpr = shelf.tiles.shape[0]
+    n = n.to(gl.uint32)  # signed, a remainder would take twice the instructions
+    return (n % PLACES).to(gl.int32), (n // PLACES & 1).to(gl.int32)
+
+
+@gluon.jit
 def wait_for_room(shelf, n):
     """The carrier waits until the place of tile n of a walk is empty: all crafts have given back what lay there."""
-    PLACES: gl.constexpr = shelf.tiles.shape[0]
-    mbarrier.wait(shelf.empty.index(n % PLACES), (n // PLACES & 1) ^ 1)
+    place, parity = place_of(shelf, n)
+    mbarrier.wait(shelf.empty.index(place), parity ^ 1)
 
 
 @gluon.jit
 def carry(shelf, n, described, batch, head, row):
     """The carrier brings tile n of a walk: the rows from `row` on."""
-    place = n % shelf.tiles.shape[0]
+    place, _ = place_of(shelf, n)
     wait_for_room(shelf, n)
     mbarrier.expect(shelf.full.index(place), described.block_type.nbytes)
     tma.async_copy_global_to_shared(described, [batch, head, row, 0], shelf.full.index(place), shelf.tiles.index(place))
@@ -115,16 +123,17 @@ def carry(shelf, n, described, batch, head, row):
 @gluon.jit
 def take(shelf, n):
     """Tile n of a walk, as soon as it is there: [rows, columns] of shared memory."""
-    PLACES: gl.constexpr = shelf.tiles.shape[0]
     ROWS: gl.constexpr = shelf.tiles.shape[3]
-    mbarrier.wait(shelf.full.index(n % PLACES), n // PLACES & 1)
-    return shelf.tiles.index(n % PLACES).reshape([ROWS, shelf.tiles.shape[4]])
+    place, parity = place_of(shelf, n)
+    mbarrier.wait(shelf.full.index(place), parity)
+    return shelf.tiles.index(place).reshape([ROWS, shelf.tiles.shape[4]])
 
 
 @gluon.jit
 def give_back(shelf, n):
     """A craft needs tile n no more."""
-    mbarrier.arrive(shelf.empty.index(n % shelf.tiles.shape[0]), count=1)
+    place, _ = place_of(shelf, n)
+    mbarrier.arrive(shelf.empty.index(place), count=1)
 
 
 @gluon.jit

@@ -1,0 +1,208 @@
+"""What lesson 15 measures: the Hopper forward kernel with one decision undone at a time, and clocks read inside of it.
+
+Each variant is the library's own kernel with other words in its source, so nothing that the lesson shows can drift from what runs.
+"""
+
+import functools
+import importlib.util
+import inspect
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from flashlab.attention import described
+from flashlab.bench.problems import TOKENS, WIDTH
+from flashlab.bench.timing import interleaved
+from flashlab.course.memory import attention_flops
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision of the kernel, and the kernel without it: old words and new ones, and other constants of a launch."""
+
+    words: tuple = ()  # ((old, new), …) in forward.py
+    constants: dict = field(default_factory=dict)  # of the launch, by head dim: {64: {…}, 128: {…}}
+
+
+OWN = "tiles_in_sight(start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS, KEYS)"
+ALL = "tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS * shared.queries.tiles.shape[0], KEYS)"
+PACKED = "return gl.inline_asm_elementwise(ROUND"
+UNPACKED = "low, high = gl.inline_asm_elementwise("
+DECISIONS = {
+    "softmax beside a product": Decision((("warpgroup_mma_wait(1, deps=(scores,))", "warpgroup_mma_wait(0, deps=(scores,))"),)),
+    "tiles under way": Decision(constants={64: dict(PLACES=1), 128: dict(PLACES=1)}),
+    "a third craft": Decision(constants={64: dict(CRAFTS=2, REGISTERS=240)}),
+    "p handed on in pairs": Decision(
+        ((PACKED, "return p.to(dtype)\n    " + PACKED), (UNPACKED, "return gl.convert_layout(pairs, P)\n    " + UNPACKED))
+    ),
+    "masks at the edge alone": Decision((("band, scale, False, SCORES, P)", "band, scale, True, SCORES, P)"),)),
+    "each craft its own tiles": Decision(((OWN, ALL),)),
+    "last rows first": Decision((("(tiles - 1 - within // together)", "(within // together)"),)),
+    "heads that share the cache": Decision((("L2_BYTES = 2**25", "L2_BYTES = 2**40"),)),
+}
+EVENTS = ("k is there", "both issued", "q · kᵀ is done", "softmax is done", "p · v is done")
+STEPS = 12  # of a craft, whose clocks are kept
+TICK = '''
+@gluon.jit
+def tick(Clocks, c: gl.constexpr, n, event: gl.constexpr):
+    """Keep the multiprocessor's clock, in one program of the grid."""
+    if (gl.program_id(0) == 0) & (n < {steps}):
+        now = gl.inline_asm_elementwise("mov.u32 $0, %clock; // $1", "=r,r", [n], dtype=gl.int32, is_pure=False, pack=1)
+        gl.store(Clocks + (c * {steps} + n) * {events} + event, now)
+
+
+@gluon.jit
+def walk_step('''
+WITH_CLOCKS = (  # the same kernel, which keeps clocks
+    ("\n@gluon.jit\ndef walk_step(", TICK.format(steps=STEPS, events=len(EVENTS))),
+    ("P: gl.constexpr):\n    \"\"\"q · kᵀ", "P: gl.constexpr, Clocks, c: gl.constexpr):\n    \"\"\"q · kᵀ"),
+    ("SCORES, P)\n    for", "SCORES, P, Clocks, c)\n    for"),
+    ("SCORES, P)\n    if", "SCORES, P, Clocks, c)\n    if"),
+    ("True, SCORES, P)\n    acc", "True, SCORES, P, Clocks, c)\n    acc"),
+    ("  # [KEYS, D]\n    scores = warpgroup_mma(q", "  # [KEYS, D]\n    tick(Clocks, c, n, 0)\n    scores = warpgroup_mma(q"),
+    ("acc, is_async=True)\n", "acc, is_async=True)\n    tick(Clocks, c, n, 1)\n"),
+    ("    give_back(shared.k_shelf, n)\n    if MASKED", "    tick(Clocks, c, n, 2)\n    give_back(shared.k_shelf, n)\n    if MASKED"),
+    ("    acc = warpgroup_mma_wait(0", "    tick(Clocks, c, n, 3)\n    acc = warpgroup_mma_wait(0"),
+    ("    give_back(shared.v_shelf, n - 1)\n    acc = acc", "    tick(Clocks, c, n, 4)\n    give_back(shared.v_shelf, n - 1)\n    acc = acc"),
+    ("begin, end, band, scale):", "begin, end, band, scale, Clocks):"),
+    ("begin, end, band, scale)),", "begin, end, band, scale, Clocks)),"),
+    ("Q, K, V, Out, Lse, scale,", "Q, K, V, Out, Lse, Clocks, scale,"),
+)
+
+
+def edited(words):
+    """hopper/forward.py with other words in its source, as a module of its own.
+
+    Raises:
+        ValueError: old words that the source does not have.
+    """
+    from flashlab.kernels.hopper import forward
+
+    source = inspect.getsource(forward)
+    for old, new in words:
+        if old not in source:
+            raise ValueError(f"words: {old!r} is not in {forward.__name__}: a decision is undone where the kernel has these words.")
+        source = source.replace(old, new)
+    folder = _folder()
+    path = folder / f"forward_{len(list(folder.iterdir()))}.py"
+    path.write_text(source, encoding="utf-8")  # Triton reads a kernel's source from its file
+    spec = importlib.util.spec_from_file_location(f"flashlab_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def _folder():
+    return Path(tempfile.mkdtemp(prefix="flashlab-"))
+
+
+@functools.cache
+def without(name):
+    """The kernel's module without one decision; with all of them for None."""
+    from flashlab.kernels.hopper import forward
+
+    return edited(DECISIONS[name].words) if name else forward
+
+
+def launch_without(name, query, key, value, spec, extras):
+    """A function without arguments that runs the forward pass without one decision, and returns out."""
+    from flashlab.layout import empty_out
+
+    module, head_dim = without(name), query.shape[3]
+    changed = DECISIONS[name].constants.get(head_dim, {}) if name else {}
+    kept = module.CONFIGS[head_dim]
+    module.CONFIGS[head_dim] = kept | changed
+    try:
+        launch = module.plan(query, key, value, spec, extras, None)
+    finally:
+        module.CONFIGS[head_dim] = kept
+    out, lse = empty_out(query, value), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+    def run():
+        launch(query, key, value, out, lse)
+        return out
+
+    return run
+
+
+def tensors(seqlen, head_dim, is_causal):
+    """(query, key, value, spec, extras) of the benchmark's size, bfloat16."""
+    shape = (TOKENS // seqlen, WIDTH // head_dim, seqlen, head_dim)
+    return described(*(torch.randn(shape, dtype=torch.bfloat16, device="cuda") for _ in range(3)), is_causal=is_causal)
+
+
+def prices(seqlen, head_dim, is_causal):
+    """{decision, or "all": milliseconds} of the kernel without it, all in one run, each seen to compute the same first."""
+    call = tensors(seqlen, head_dim, is_causal)
+    names = [None, *(name for name, undone in DECISIONS.items() if undone.words or head_dim in undone.constants)]
+    works = {name or "all": launch_without(name, *call) for name in names}
+    truth = works["all"]().clone()
+    for name, work in works.items():
+        difference = (work() - truth).abs().max().item()
+        if not difference < 0.02:
+            raise RuntimeError(f"without {name!r} the kernel computes something else: {difference:.3g} apart.")
+    return {name: times.median for name, times in interleaved(works, "cuda").items()}
+
+
+def clocks(name, seqlen=16384, head_dim=128):
+    """Clock cycles of one program: for each craft and step [begins, then EVENTS], from the first on. name: a decision to leave out."""
+    module = edited((*(DECISIONS[name].words if name else ()), *WITH_CLOCKS))
+    query, key, value, spec, extras = tensors(seqlen, head_dim, is_causal=False)
+    launch = module.plan(query, key, value, spec, extras, None)
+    crafts = module.CONFIGS[head_dim]["CRAFTS"]
+    kept = torch.zeros(crafts, STEPS, len(EVENTS), dtype=torch.int32, device="cuda")
+    out, lse = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+    for _ in range(3):
+        launch(query, key, value, out, lse, kept)
+    times = kept.long()[:, 2:] & 0xFFFFFFFF  # the first steps still fill the shelves
+    return (times - times.min()).tolist()
+
+
+def power(seqlen=16384, head_dim=128, seconds=3.0):
+    """What the driver says of the GPU in the middle of `seconds` of the forward pass: watts, their limit, and the clock in MHz."""
+    run = launch_without(None, *tensors(seqlen, head_dim, is_causal=False))
+    run()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    for _ in range(int(1000 * seconds / start.elapsed_time(end))):
+        run()
+    fields = "power.draw,power.limit,clocks.sm,clocks.max.sm"
+    told = subprocess.run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], capture_output=True, text=True)
+    torch.cuda.synchronize()
+    return dict(zip(("watts", "limit", "clock", "highest_clock"), map(float, told.stdout.splitlines()[0].split(",")), strict=True))
+
+
+SIZES = [(seqlen, head_dim, is_causal) for head_dim in (64, 128) for is_causal in (False, True) for seqlen in (4096, 16384)]
+
+
+def measure():
+    """All that the lesson's record holds."""
+    rows = []
+    for seqlen, head_dim, is_causal in SIZES:
+        flops = TOKENS // seqlen * (WIDTH // head_dim) * attention_flops(seqlen, seqlen, head_dim, is_causal=is_causal)
+        row = dict(seqlen=seqlen, head_dim=head_dim, attention="causal" if is_causal else "full", flops=flops)
+        rows.append(row | dict(ms=prices(seqlen, head_dim, is_causal)))
+    overlap = "softmax beside a product"
+    return dict(prices=rows, events=EVENTS, clocks={"as it is": clocks(None), f"without {overlap}": clocks(overlap)}, power=power())
+
+
+def main(out: str = "benchmarks", commit: str = ""):
+    """Write what this machine measures into OUT/by-hand-<machine>.json. Needs a Hopper GPU."""
+    from flashlab.bench import record
+
+    print(record.write(measure(), out, "python -m flashlab.course.by_hand", commit or None, "cuda", "by-hand-"))
+
+
+if __name__ == "__main__":
+    import typer
+
+    typer.run(main)

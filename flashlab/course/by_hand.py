@@ -59,7 +59,7 @@ def tick(Clocks, c: gl.constexpr, n, event: gl.constexpr):
 def walk_step('''
 WITH_CLOCKS = (  # the same kernel, which keeps clocks
     ("\n@gluon.jit\ndef walk_step(", TICK.format(steps=STEPS, events=len(EVENTS))),
-    ("P: gl.constexpr):\n    \"\"\"q · kᵀ", "P: gl.constexpr, Clocks, c: gl.constexpr):\n    \"\"\"q · kᵀ"),
+    ('P: gl.constexpr):\n    """q · kᵀ', 'P: gl.constexpr, Clocks, c: gl.constexpr):\n    """q · kᵀ'),
     ("SCORES, P)\n    for", "SCORES, P, Clocks, c)\n    for"),
     ("SCORES, P)\n    if", "SCORES, P, Clocks, c)\n    if"),
     ("True, SCORES, P)\n    acc", "True, SCORES, P, Clocks, c)\n    acc"),
@@ -67,7 +67,7 @@ WITH_CLOCKS = (  # the same kernel, which keeps clocks
     ("acc, is_async=True)\n", "acc, is_async=True)\n    tick(Clocks, c, n, 1)\n"),
     ("    give_back(shared.k_shelf, n)\n    if MASKED", "    tick(Clocks, c, n, 2)\n    give_back(shared.k_shelf, n)\n    if MASKED"),
     ("    acc = warpgroup_mma_wait(0", "    tick(Clocks, c, n, 3)\n    acc = warpgroup_mma_wait(0"),
-    ("    give_back(shared.v_shelf, n - 1)\n    acc = acc", "    tick(Clocks, c, n, 4)\n    give_back(shared.v_shelf, n - 1)\n    acc = acc"),
+    ("    give_back(shared.v_shelf, n - 1)\n    acc =", "    tick(Clocks, c, n, 4)\n    give_back(shared.v_shelf, n - 1)\n    acc ="),
     ("begin, end, band, scale):", "begin, end, band, scale, Clocks):"),
     ("begin, end, band, scale)),", "begin, end, band, scale, Clocks)),"),
     ("Q, K, V, Out, Lse, scale,", "Q, K, V, Out, Lse, Clocks, scale,"),

@@ -15,7 +15,7 @@ from flashlab.course.checks.compare import Explained, Wasteful
 from flashlab.course.checks.own_work import answers_called, is_answer
 from flashlab.course.checks.task import FAILED, NOT_ATTEMPTED, PASSED, Result, Task
 
-LESSONS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "12", "14")  # those with an exercise
+LESSONS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "12", "14", "15")  # those with an exercise
 
 
 def tasks(lesson):

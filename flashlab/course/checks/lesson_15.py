@@ -1,0 +1,341 @@
+"""Exercise 15, by hand for Hopper: places and parities, the carrier, a craft that multiplies some of the tiles, and which unit binds."""
+
+from flashlab.course import workshop
+from flashlab.course.checks import compare
+from flashlab.course.checks.edited import mistake
+from flashlab.course.checks.task import Case, Mistake, Task
+from flashlab.course.workshop import Trouble, carrier_of, craft_of, drawn, place_and_parity
+
+RUNS = 40  # of a workshop, each with other times
+TENSOR, EXPONENTIALS, ISSUE = 4096, 16, 4  # of a Hopper multiprocessor in a clock: operations, powers of two, instructions of a warp
+
+
+# ------------------------------------------------------------------------------------------------------------ what is right
+
+
+def carrier(shop, tiles):
+    for n in range(tiles):
+        place, parity = place_and_parity(n, shop.places)
+        yield shop.wait(shop.empty[place], 1 - parity)
+        yield shop.copy(n, place)
+
+
+def craft(shop, tiles, begin, end):
+    for n in range(tiles):
+        place, parity = place_and_parity(n, shop.places)
+        yield shop.wait(shop.full[place], parity)
+        if begin <= n < end:
+            yield shop.multiply(n, place)
+        yield shop.give_back(place)
+
+
+def clocks_of_a_tile(rows, keys, D, instructions):
+    """(tensor cores, exponentials, issue): the clocks that a tile takes of each unit alone. instructions: of each thread."""
+    warps = rows // 16
+    return 4 * rows * keys * D / TENSOR, rows * keys / EXPONENTIALS, warps * instructions / ISSUE
+
+
+# -------------------------------------------------------------------------------------------------------------------- cases
+
+
+def place_cases(rng):
+    cases = [("the first tile", (0, 2)), ("the second place", (1, 2)), ("the second round", (2, 2)), ("the third round", (4, 2))]
+    cases += [("one place", (3, 1)), ("three places", (7, 3)), ("four places", (13, 4))]
+    return [Case(text, numbers) for text, numbers in cases] + [
+        Case("drawn at random", (int(rng.integers(20, 90)), int(rng.integers(2, 6)))) for _ in range(3)
+    ]
+
+
+def carrier_cases(rng):
+    return [
+        Case("one tile, one place, one craft", (1, 1, 1)),
+        Case("as many tiles as places", (2, 2, 1)),
+        Case("more tiles than places", (5, 2, 1)),
+        Case("one place for all", (4, 1, 2)),
+        Case("two crafts", (9, 2, 2)),
+        Case("three crafts, four places", (14, 4, 3)),
+        Case("drawn at random", (int(rng.integers(15, 30)), int(rng.integers(2, 5)), 2)),
+    ]
+
+
+def craft_cases(rng):
+    begin = int(rng.integers(1, 4))
+    return [
+        Case("one craft, and every tile is its own", (4, 2, ((0, 4),))),
+        Case("two crafts, and every tile is theirs", (7, 2, ((0, 7), (0, 7)))),
+        Case("the first tiles are another craft's alone", (7, 2, ((0, 7), (2, 7)))),
+        Case("the last tiles are another craft's alone", (8, 2, ((0, 6), (0, 8)))),
+        Case("many of the last tiles are another craft's alone", (10, 2, ((0, 4), (0, 10)))),
+        Case("a window: each has a beginning and an end", (9, 3, ((0, 6), (1, 8), (3, 9)))),
+        Case("one place", (5, 1, ((0, 4), (1, 5)))),
+        Case("drawn at random", (12, 4, ((0, 12 - begin), (begin, 12)))),
+    ]
+
+
+def clock_cases(rng):
+    return [
+        Case("head dim 128", (64, 128, 128, 460)),
+        Case("head dim 64", (64, 128, 64, 415)),
+        Case("fewer keys", (64, 64, 128, 240)),
+        Case("twice the rows", (128, 128, 128, 460)),
+        Case("drawn at random", (64 * int(rng.integers(1, 4)), 2 ** int(rng.integers(5, 9)), 64, int(rng.integers(100, 900)))),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ how workers are tried out
+
+
+def outcome(runs):
+    """ "" where every run of a workshop goes well, otherwise the first trouble and how often there was any. runs: (run, wanted) in turn."""
+    troubles = []
+    for number, (work, wanted) in enumerate(runs):
+        try:
+            trace = work()
+        except Trouble as trouble:
+            troubles.append((number, str(trouble)))
+            continue
+        for name, tiles in wanted.items():
+            found = [tile for worker, what, tile, *_ in trace if (worker, what) == name]
+            if found != tiles:
+                troubles.append((number, f"{name[0]} should {name[1]} tiles {tiles}, and did so with {found}"))
+                break
+    if not troubles:
+        return ""
+    return f"in {len(troubles)} of {number + 1} runs, each with other times, there was trouble; the first was: {troubles[0][1]}"
+
+
+def try_carrier(attempt, tiles, places, crafts):
+    every = list(range(tiles))
+    wanted = {("the carrier", "copy"): every} | {(f"craft {c}", "multiply"): every for c in range(crafts)}
+
+    def work(seed):
+        return workshop.run(lambda shop: attempt(shop, tiles), [craft_of(tiles, 0, tiles)] * crafts, places, drawn(seed))
+
+    return outcome((lambda seed=seed: work(seed), wanted) for seed in range(RUNS))
+
+
+def try_craft(attempt, tiles, places, ranges):
+    wanted = {(f"craft {c}", "multiply"): list(range(begin, end)) for c, (begin, end) in enumerate(ranges)}
+
+    def work(seed):
+        crafts = [lambda shop, own=own: attempt(shop, tiles, *own) for own in ranges]
+        return workshop.run(carrier_of(tiles), crafts, places, drawn(seed))
+
+    return outcome((lambda seed=seed: work(seed), wanted) for seed in range(RUNS))
+
+
+def compare_outcome(answer, case):
+    return answer
+
+
+def compare_place(answer, case):
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+        return f"return two numbers, (place, parity); got {answer!r}"
+    for name, got, want in zip(("place", "parity"), answer, place_and_parity(*case.arguments), strict=True):
+        if got != want:
+            return f"{name}: you have {got!r}, expected {want}"
+    return ""
+
+
+def compare_clocks(answer, case):
+    if not isinstance(answer, (tuple, list)) or len(answer) != 3:
+        return f"return three numbers, (tensor cores, exponentials, issue); got {answer!r}"
+    for name, got, want in zip(("tensor cores", "exponentials", "issue"), answer, clocks_of_a_tile(*case.arguments), strict=True):
+        difference = compare.number(got, want, " clocks")
+        if difference:
+            return f"{name}: {difference}"
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------------- the mistakes people make
+
+
+PLACE_MISTAKES = (
+    Mistake("the other order", "(place, parity) was asked for, in this order.", 1, lambda n, places: place_and_parity(n, places)[::-1]),
+    Mistake(
+        "the round itself", "the round was returned: its parity is the last bit of it.", 1, lambda n, places: (n % places, n // places)
+    ),
+    Mistake("the tile's parity", "the tile's own parity was taken: it is the round that counts.", 2, lambda n, places: (n % places, n % 2)),
+    Mistake(
+        "the place's parity",
+        "the place's parity was taken: it is the round that counts.",
+        2,
+        lambda n, places: (n % places, n % places % 2),
+    ),
+    Mistake(
+        "rounds from 1", "rounds are counted from 0: the first one has parity 0.", 1, lambda n, places: (n % places, 1 - n // places % 2)
+    ),
+    Mistake(
+        "blocks of tiles",
+        "place and round changed roles: neighbours among the tiles lie in different places.",
+        2,
+        lambda n, places: (n // places, n % places % 2),
+    ),
+)
+CARRIER_MISTAKES = (
+    mistake(
+        carrier,
+        "the crafts' parity",
+        "in the first round the carrier waits for parity 0, the round's own: that one is over only when the tile it is about "
+        "to bring has been given back. In the first round nothing has been given back yet.",
+        2,
+        "1 - parity",
+        "parity",
+    ),
+    mistake(
+        carrier,
+        "no wait",
+        "nothing holds the carrier back, and it fills places while their last tiles may still be multiplied: there is "
+        "no wait, or one for a "
+        "parity that is over already (parity 1 in every round, say).",
+        1,
+        "        yield shop.wait(shop.empty[place], 1 - parity)\n",
+        "",
+    ),
+    mistake(
+        carrier, "the wrong barrier", "full[place] is what the copy itself arrives at: wait for empty[place].", 1, "shop.empty", "shop.full"
+    ),
+    mistake(
+        carrier,
+        "one place",
+        "place 0 is always used: tiles take places in turn.",
+        1,
+        "place, parity = place_and_parity(n, shop.places)",
+        "place, parity = 0, n % 2",
+    ),
+    mistake(carrier, "one tile too few", "the last tile never comes.", 1, "range(tiles)", "range(tiles - 1)"),
+    mistake(
+        carrier,
+        "copied before the wait",
+        "the copy begins before the wait: it is the copy that must wait.",
+        1,
+        "        yield shop.wait(shop.empty[place], 1 - parity)\n        yield shop.copy(n, place)",
+        "        yield shop.copy(n, place)\n        yield shop.wait(shop.empty[place], 1 - parity)",
+    ),
+)
+CRAFT_MISTAKES = (
+    mistake(
+        craft,
+        "given back unseen",
+        "tiles of other crafts are given back without a wait: an arrival that comes too early counts for the tile that "
+        "lay in the place before, which another craft may still multiply.",
+        2,
+        "        yield shop.wait(shop.full[place], parity)\n        if begin <= n < end:\n            yield",
+        "        if begin <= n < end:\n            yield shop.wait(shop.full[place], parity)\n            yield",
+    ),
+    mistake(
+        craft,
+        "tiles of others kept",
+        "tiles of other crafts are never given back: their places stay full for ever.",
+        1,
+        "            yield shop.multiply(n, place)\n        yield shop.give_back(place)",
+        "            yield shop.multiply(n, place)\n            yield shop.give_back(place)",
+    ),
+    mistake(
+        craft,
+        "its own tiles alone",
+        "the loop goes over its own tiles alone: the others must be given back too.",
+        1,
+        "range(tiles)",
+        "range(begin, end)",
+    ),
+    mistake(
+        craft,
+        "stops at its end",
+        "the loop ends with its own last tile: those behind it must be given back too.",
+        1,
+        "range(tiles)",
+        "range(end)",
+    ),
+    mistake(
+        craft,
+        "begins with its own",
+        "the loop begins with its own first tile: those before it must be given back too.",
+        1,
+        "range(tiles)",
+        "range(begin, tiles)",
+    ),
+    mistake(
+        craft,
+        "everything is multiplied",
+        "every tile is multiplied: only begin … end − 1 are this craft's.",
+        1,
+        "if begin <= n < end",
+        "if True",
+    ),
+    mistake(craft, "end included", "tile `end` is multiplied too: the range ends before it.", 1, "n < end", "n <= end"),
+    mistake(
+        craft,
+        "no wait",
+        "a tile is multiplied before it is there: there is no wait for full[place], or one for the other parity (1 − "
+        "parity is the carrier's).",
+        1,
+        "        yield shop.wait(shop.full[place], parity)\n",
+        "",
+    ),
+    mistake(
+        craft, "never given back", "nothing is given back: the carrier waits for ever.", 1, "        yield shop.give_back(place)\n", ""
+    ),
+    mistake(
+        craft,
+        "given back before",
+        "the tile is given back before it is multiplied: it may be overwritten meanwhile.",
+        2,
+        "        if begin <= n < end:\n            yield shop.multiply(n, place)\n        yield shop.give_back(place)",
+        "        yield shop.give_back(place)\n        if begin <= n < end:\n            yield shop.multiply(n, place)",
+    ),
+)
+
+
+def _clocks(name, sentence, hint, *changes):
+    return mistake(clocks_of_a_tile, name, sentence, hint, *changes)
+
+
+CLOCK_MISTAKES = (
+    _clocks(
+        "half the operations",
+        "half of the operations are counted: there are two products, and each term of a sum is a multiplication and an addition.",
+        1,
+        "4 * rows",
+        "2 * rows",
+    ),
+    _clocks(
+        "no head dim", "D is missing in the products: each score is a sum over D.", 1, "rows * keys * D / TENSOR", "rows * keys / TENSOR"
+    ),
+    _clocks(
+        "powers for each dim",
+        "there is one power of two for each score, not for each of its D terms.",
+        2,
+        "rows * keys / EXPONENTIALS",
+        "rows * keys * D / EXPONENTIALS",
+    ),
+    _clocks(
+        "powers for each row",
+        "there is one power of two for each score: rows × keys of them.",
+        1,
+        "rows * keys / EXPONENTIALS",
+        "rows / EXPONENTIALS",
+    ),
+    _clocks("one warp", "the instructions of one warp are counted: 16 rows make a warp.", 2, "warps * instructions", "instructions"),
+    _clocks(
+        "threads, not warps",
+        "each thread's instructions were counted one by one: a warp's 32 threads share each.",
+        2,
+        "rows // 16",
+        "rows // 16 * 32",
+    ),
+    _clocks("one scheduler", "a multiprocessor issues 4 instructions in a clock.", 1, "/ ISSUE", "/ 1"),
+    Mistake(
+        "the other order",
+        "(tensor cores, exponentials, issue) was asked for, in this order.",
+        1,
+        lambda *call: clocks_of_a_tile(*call)[::-1],
+    ),
+)
+
+TASKS = (
+    Task("15.1", "places in turn", "place_and_parity", 15, place_cases, compare_place, PLACE_MISTAKES),
+    Task("15.2", "the carrier", "carrier", 25, carrier_cases, compare_outcome, CARRIER_MISTAKES, call=try_carrier),
+    Task("15.3", "a craft", "craft", 35, craft_cases, compare_outcome, CRAFT_MISTAKES, call=try_craft),
+    Task("15.4", "which unit binds", "clocks_of_a_tile", 25, clock_cases, compare_clocks, CLOCK_MISTAKES),
+)

@@ -26,6 +26,12 @@ def experiments(machine="nvidia-h200"):
     return json.loads(_place(f"experiments-{machine}.json").read_text(encoding="utf-8"))
 
 
+@functools.cache
+def by_hand(machine="nvidia-h200"):
+    """The record of what lesson 15 measures, on this machine."""
+    return json.loads(_place(f"by-hand-{machine}.json").read_text(encoding="utf-8"))
+
+
 def _place(name):
     """In the project's `benchmarks/`, or the copy in an installed flashlab."""
     places = [folder / "benchmarks" / name for folder in (PACKAGE.parent, PACKAGE)]

@@ -31,6 +31,7 @@ CASES = [
 def at_any_length(monkeypatch):
     """Short calls, too, take these kernels."""
     monkeypatch.setattr(hopper, "FEWEST_QUERIES", 1)
+    monkeypatch.setattr(hopper, "FEWEST_OPERATIONS", 0)
     monkeypatch.setattr(hopper, "FEWEST_KEYS", dict.fromkeys(hopper.FEWEST_KEYS, 0))
     monkeypatch.setattr("flashlab.kernels.decode.suits", lambda *call: False)
 
@@ -115,7 +116,7 @@ def test_250_large_runs_give_the_same_bits(head_dim, window, at_any_length):
         assert all(torch.equal(a, b) for a, b in zip(first, results, strict=True))
 
 
-def test_memory_is_what_it_must_be_to_the_byte():
+def test_memory_is_what_it_must_be_to_the_byte(at_any_length):
     """As of the portable kernels, and two numbers of each row."""
 
     def blocks(*sizes):
@@ -171,8 +172,8 @@ def test_torch_compile_in_one_graph_and_a_cuda_graph(at_any_length):
 
 
 @pytest.mark.parametrize(("head_dim", "seqlen", "dtype", "options", "why"), [
-    (128, 1024, torch.bfloat16, {}, "forward, kernels that are scheduled by hand"),
-    (128, 1024, torch.bfloat16, dict(window=(600, None)), "forward, kernels that are scheduled by hand"),
+    (128, 2048, torch.bfloat16, {}, "forward, kernels that are scheduled by hand"),
+    (128, 4096, torch.bfloat16, dict(window=(1100, 0)), "forward, kernels that are scheduled by hand"),
     (128, 400, torch.bfloat16, {}, "400 queries"),
     (64, 1024, torch.float16, {}, "fewer than 2048 keys"),
     (64, 2048, torch.float16, {}, "forward, kernels that are scheduled by hand"),
@@ -181,11 +182,11 @@ def test_torch_compile_in_one_graph_and_a_cuda_graph(at_any_length):
     (128, 1024, torch.bfloat16, dict(softcap=3.0), "a feature beyond"),
 ])  # fmt: skip
 def test_explain_says_which_kernels_and_why(head_dim, seqlen, dtype, options, why):
-    query = torch.randn(1, 2, seqlen, head_dim, dtype=dtype, device="cuda")
+    query = torch.empty(8, 32, seqlen, head_dim, dtype=dtype, device="cuda")
     assert why in explain(query, query, query, **options).reason
 
 
-def test_portable_and_by_hand_agree():
+def test_portable_and_by_hand_agree(at_any_length):
     query, key, value, _ = Case(1024, 1024, 128, True, heads=4, heads_kv=4).tensors(torch.bfloat16, "cuda")
     spec, extras = described(query, key, value, is_causal=True)[3:]
     ours, lse = by_hand(query, key, value, is_causal=True, return_lse=True)

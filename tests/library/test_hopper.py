@@ -17,18 +17,18 @@ def without_the_interpreter(monkeypatch):
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
 
 
-def call(head_dim=128, seqlen=1024, dtype=torch.bfloat16, lay_out=lambda x: x, value_dim=None, **options):
-    """(query, key, value, spec, extras), and grad_out."""
+def call(head_dim=128, seqlen=2048, dtype=torch.bfloat16, lay_out=lambda x: x, value_dim=None, batch=64, **options):
+    """(query, key, value, spec, extras), and grad_out. Shapes alone: meta tensors take no memory."""
     sizes = (head_dim, head_dim, value_dim or head_dim)
-    query, key, value = (lay_out(torch.empty(1, 2, seqlen, size, dtype=dtype)) for size in sizes)
-    return described(query, key, value, **options), torch.empty(1, 2, seqlen, sizes[2], dtype=dtype)
+    query, key, value = (lay_out(torch.empty(batch, 16, seqlen, size, dtype=dtype, device="meta")) for size in sizes)
+    return described(query, key, value, **options), torch.empty(batch, 16, seqlen, sizes[2], dtype=dtype, device="meta")
 
 
 SERVED = [
     dict(),
     dict(dtype=torch.float16, is_causal=True),
-    dict(window=(600, 0)),
-    dict(seqlen=512),
+    dict(window=(1100, 0)),
+    dict(seqlen=512, batch=256),
     dict(lay_out=lambda x: x.transpose(1, 2).contiguous().transpose(1, 2)),
     dict(scale=0.3),
 ]
@@ -39,14 +39,16 @@ NOT_SERVED = {
     "511 queries": dict(seqlen=511),
     "fewer than 512 keys": dict(is_causal=True, seqlen=1000),
     "fewer than 2048 keys": dict(head_dim=64, seqlen=2000),
+    "fewer than 512": dict(window=(900, 0)),
+    "2e+11 operations": dict(batch=4),
     "a scale that is not positive": dict(scale=-0.1),
-    "multiples of 16 bytes": dict(lay_out=lambda x: torch.empty(*x.shape[:3], x.shape[3] + 1, dtype=x.dtype)[..., :-1]),
+    "multiples of 16 bytes": dict(lay_out=lambda x: torch.empty(*x.shape[:3], x.shape[3] + 1, dtype=x.dtype, device="meta")[..., :-1]),
     "a feature beyond": dict(softcap=3.0),
 }
 FEATURES = [
-    dict(alibi_slopes=torch.ones(2)),
-    dict(sinks=torch.zeros(2)),
-    dict(attn_mask=torch.ones(1024, 1024, dtype=torch.bool)),
+    dict(alibi_slopes=torch.ones(16, device="meta")),
+    dict(sinks=torch.zeros(16, device="meta")),
+    dict(attn_mask=torch.ones(2048, 2048, dtype=torch.bool, device="meta")),
     dict(dropout_p=0.5, seed=1),
     dict(mask_mod=lambda batch, head, i, j: i >= j),
     dict(bias_mod=lambda batch, head, i, j: (j - i) * 0.1),
@@ -69,11 +71,11 @@ def test_is_not_served_and_says_why(why, options):
 
 def test_the_backward_pass_has_rules_of_its_own():
     served_forward, grad_out = call(head_dim=64, seqlen=4096)
-    few_keys, other_grad_out = call(seqlen=512, is_causal=True)
+    few_keys, other_grad_out = call(seqlen=512, is_causal=True, batch=512)
     with as_if_on("sm_90", None):
         assert hopper.serves(*served_forward) and "head dim 64 in the backward pass" in hopper.why_not(*served_forward, grad_out)
         assert not hopper.serves(*few_keys) and hopper.serves(*few_keys, other_grad_out)
-        shifted = torch.empty(other_grad_out.numel() + 1, dtype=torch.bfloat16)[1:].view_as(other_grad_out)
+        shifted = torch.empty(*other_grad_out.shape[:3], 129, dtype=torch.bfloat16, device="meta")[..., 1:]
         assert "multiples of 16 bytes" in hopper.why_not(*few_keys, shifted)
 
 

@@ -6,8 +6,9 @@
 | Triton is 3.6 or 3.7                                                               | they are not tested; it is said once  |
 | float16 or bfloat16, head dim 64 (forward) or 128, values the same                 | none are written, or none are faster  |
 | it has no feature but a causal mask, a window, grouped heads, lse and its gradient | only the portable ones have it        |
-| 512 queries or more                                                                | the portable ones are faster          |
-| rows see 512 keys or more; with head dim 64 2048, in the backward pass 256         | the portable ones are faster          |
+| 512 queries or more; rows that see 512 keys or more (half a window's), with head   | the portable ones are faster          |
+|   dim 64 2048, in the backward pass 256                                            |                                       |
+| 2 · 10¹¹ operations or more in the forward pass, about 0.3 ms                      | a CPU takes longer to launch these    |
 | rows begin at multiples of 16 bytes                                                | the copy engine cannot bring them     |
 
 Every other call takes the portable kernels. `why_not` is this table as code: nothing is tried and caught.
@@ -20,10 +21,12 @@ import torch
 import triton
 
 from flashlab.kernels import configs
+from flashlab.spec import UNLIMITED
 
 TRITON_VERSIONS = ((3, 6), (3, 7))
 FEWEST_QUERIES = 512
 FEWEST_KEYS = {("forward", 64): 2048, ("forward", 128): 512, ("backward", 128): 256}  # that a row sees
+FEWEST_OPERATIONS = 2e11  # of the forward pass: less is done before a CPU has made ready what these kernels take
 
 
 def why_not(query, key, value, spec, extras, grad_out=None):
@@ -46,8 +49,11 @@ def why_not(query, key, value, spec, extras, grad_out=None):
         return "a scale that is not positive"
     if query.shape[2] < FEWEST_QUERIES:
         return f"{query.shape[2]} queries (from {FEWEST_QUERIES} on these are faster)"
-    if configs.keys_of_a_row(key.shape[2], spec, extras) < fewest_keys:
+    keys = configs.keys_of_a_row(key.shape[2], spec, extras)
+    if (keys // 2 if UNLIMITED not in spec.edges else keys) < fewest_keys:  # both edges of a window are walked with a mask
         return f"rows that see fewer than {fewest_keys} keys"
+    if 4 * query.shape[:3].numel() * keys * head_dim < FEWEST_OPERATIONS:
+        return f"fewer than {FEWEST_OPERATIONS:.0e} operations in the forward pass"
     if not all(configs.is_aligned(x) for x in (query, key, value, *(() if grad_out is None else (grad_out,)))):
         return "rows that do not begin at multiples of 16 bytes"
     return ""

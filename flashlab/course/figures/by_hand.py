@@ -1,0 +1,120 @@
+"""Lesson 15: a workshop, tiles on its shelf over time, clocks read inside of the kernel, and what each decision is worth."""
+
+import matplotlib.pyplot as plt
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from flashlab.course import records, workshop
+from flashlab.course.figures.style import COLORS
+
+
+def draw_workshop(places=2):
+    """One multiprocessor: the carrier, two shelves in shared memory, and two crafts."""
+    figure, axes = plt.subplots(figsize=(9, 3.7))
+    _box(axes, 0, 1.2, 1.3, 1.6, "HBM\nand L2", COLORS["faint"])
+    _box(axes, 2.0, 1.5, 1.6, 1.0, "carrier\n1 warp\n24 registers", "#FFFFFF")
+    for row, (name, color) in enumerate((("K", COLORS["K"]), ("V", COLORS["V"]))):
+        y = 2.35 - 1.5 * row
+        for place in range(places):
+            _box(axes, 4.35 + 0.95 * place, y, 0.85, 0.9, f"{name}\nplace {place}", color, "white")
+    axes.text(4.35, 3.45, "shelves in shared memory", size=10, color=COLORS["ink"])
+    right = 4.35 + 0.95 * places + 0.75
+    for c in range(2):
+        y = 2.2 - 1.6 * c
+        _box(axes, right, y, 2.6, 1.2, f"craft {c}: 4 warps, 64 rows\nq · kᵀ, softmax, p · v\n240 registers", COLORS["Q"], "white")
+    for begin, end in (((1.3, 2.0), (2.0, 2.0)), ((3.6, 2.1), (4.3, 2.7)), ((3.6, 1.9), (4.3, 1.3))):
+        _arrow(axes, begin, end, COLORS["ink"])
+    edge = 4.35 + 0.95 * places
+    for y in (2.8, 1.3):
+        for target in (2.8, 1.2):
+            _arrow(axes, (edge, y), (right - 0.05, target), COLORS["scores"])
+    _arrow(axes, (right + 1.3, 0.55), (2.8, 1.45), COLORS["bad"], "arc3,rad=-0.28")
+    axes.text(edge - 1.2, -0.28, "“empty”: crafts give places back", size=9.5, color=COLORS["bad"], ha="center")
+    axes.set(xlim=(-0.1, right + 2.8), ylim=(-0.5, 3.75))
+    axes.axis("off")
+    return figure
+
+
+def draw_shelf(places=2, copy=4, multiply=3, tiles=8):
+    """Tiles over time: the carrier's copies, one line a place, and the products of two crafts."""
+    crafts = [workshop.craft_of(tiles, 0, tiles)] * 2
+    trace = workshop.run(workshop.carrier_of(tiles), crafts, places, workshop.steady(copy, multiply))
+    lines = [f"copies into place {place}" for place in range(places)] + ["craft 0", "craft 1"]
+    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.42 * len(lines)))
+    for worker, what, tile, place, begin, end in trace:
+        line = place if what == "copy" else lines.index(worker)
+        color = COLORS["K"] if what == "copy" else COLORS["good"]
+        axes.barh(line, end - begin, left=begin, height=0.75, color=color, edgecolor="white")
+        axes.text((begin + end) / 2, line, str(tile), ha="center", va="center", color="white", size=9)
+    total = max(end for *_, end in trace)
+    axes.axvline(total, color=COLORS["ink"], linewidth=1)
+    axes.set(yticks=range(len(lines)), yticklabels=lines, xlim=(0, tiles * (copy + multiply) + 1), xlabel="time")
+    axes.invert_yaxis()
+    axes.set_title(f"{places} place{'s' * (places > 1)}: {tiles} tiles take {total}")
+    return figure
+
+
+PARTS = (  # between one clock and the next: what a craft does, and its colour
+    ("issues both products", COLORS["ink"]),
+    ("waits for q · kᵀ", COLORS["K"]),
+    ("softmax", COLORS["good"]),
+    ("waits for p · v", COLORS["V"]),
+    ("hands on, waits for k", COLORS["faint"]),
+)
+SHOWN = 4  # steps of each craft
+
+
+def draw_clocks(machine="nvidia-h200"):
+    """A few steps of both crafts of one program, from clocks read inside of the kernel: with and without the softmax beside a product."""
+    clocks = records.by_hand(machine)["clocks"]
+    figure, panels = plt.subplots(len(clocks), 1, figsize=(9, 4.4), sharex=True)
+    longest = 0
+    for axes, (name, crafts) in zip(panels, clocks.items(), strict=True):
+        first = min(craft[0][0] for craft in crafts)
+        for line, craft in enumerate(crafts):
+            for step, after in zip(craft[:SHOWN], craft[1:], strict=False):
+                times = [*step, after[0]]
+                for begin, end, (_, color) in zip(times[:-1], times[1:], PARTS, strict=True):
+                    axes.barh(line, end - begin, left=begin - first, height=0.72, color=color, edgecolor="white", linewidth=0.5)
+                longest = max(longest, after[0] - first)
+        axes.set(yticks=range(len(crafts)), yticklabels=[f"craft {c}" for c in range(len(crafts))])
+        axes.invert_yaxis()
+        axes.set_title(f"{name}: {clocks_of_a_step(crafts):,.0f} clocks a step")
+    panels[-1].set(xlabel="clocks of the multiprocessor", xlim=(0, longest))
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for _, color in PARTS]
+    figure.legend(handles, [name for name, _ in PARTS], loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def clocks_of_a_step(crafts):
+    """How long a step takes, on average over the clocks of all crafts."""
+    return sum((craft[-1][0] - craft[0][0]) / (len(craft) - 1) for craft in crafts) / len(crafts)
+
+
+def draw_prices(head_dim=128, attention="causal", seqlen=16384, machine="nvidia-h200"):
+    """How many times as long the kernel takes without each of its decisions."""
+    rows = records.by_hand(machine)["prices"]
+    row = next(r for r in rows if (r["head_dim"], r["attention"], r["seqlen"]) == (head_dim, attention, seqlen))
+    whole = row["ms"]["all"]
+    prices = {name: ms / whole for name, ms in row["ms"].items() if name != "all"}
+    figure, axes = plt.subplots(figsize=(9, 3.6))
+    names = sorted(prices, key=lambda name: -prices[name])
+    for line, price in enumerate(prices[name] for name in names):
+        axes.barh(line, price - 1, left=1, height=0.7, color=COLORS["bad"] if price >= 1 else COLORS["scores"])
+        axes.text(max(price, 1) + 0.01, line, f"{price:.2f}", va="center", size=9.5)
+    axes.axvline(1, color=COLORS["ink"], linewidth=1)
+    low, high = min(1, *prices.values()), max(prices.values())
+    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(low - 0.03, max(1.3, high * 1.08)), xlabel="times as long without it")
+    axes.invert_yaxis()
+    speed = row["flops"] / whole / 1e9
+    axes.set_title(f"head dim {head_dim}, {attention}, {seqlen:,} tokens: {speed:.0f} TFLOP/s with all of them")
+    return figure
+
+
+def _box(axes, x, y, width, height, text, color, ink=COLORS["ink"]):
+    style = "round,pad=0.02,rounding_size=0.08"
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=color, edgecolor=COLORS["scores"]))
+    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", size=9.5, color=ink)
+
+
+def _arrow(axes, begin, end, color, bend="arc3"):
+    axes.add_patch(FancyArrowPatch(begin, end, arrowstyle="-|>", mutation_scale=11, color=color, connectionstyle=bend, linewidth=1.1))

@@ -56,9 +56,10 @@ exercises: $(DEV)
 bench: $(DEV)
 	$(PYTHON) -m flashlab bench
 
-# What lessons 12 and 14 measure, as data.
+# What lessons 12 and 14 measure, as data; and on a Hopper GPU lesson 15.
 experiments: $(DEV)
 	$(PYTHON) -m flashlab.course.experiments
+	$(PYTHON) -m flashlab.course.by_hand
 
 figures: $(DEV)
 	$(PYTHON) tools/readme_figure.py

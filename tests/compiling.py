@@ -53,7 +53,7 @@ def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=Non
     """Compile what attention would launch on `target` (a key of SHARED_LIMIT), or some of it by name; a list of Compiled."""
     results = []
     out, lse = torch.empty(*query.shape[:3], value.shape[-1], dtype=query.dtype), torch.empty(query.shape[:3])
-    with as_if_on(target, _collecting(results, target, only)):
+    with as_if_on(target, collecting(results, target, only)):
         forward.forward(query, key, value, spec, extras)
         backward.backward(out, query, key, value, out, lse, spec, lse, extras)
         if extras.attn_mask is not None and extras.attn_mask.is_floating_point():
@@ -61,7 +61,7 @@ def compile_call(target, query, key, value, spec: Spec, extras: Extras, only=Non
     return results
 
 
-def _collecting(results, target, only=None):
+def collecting(results, target, only=None):
     """A launch that compiles instead, and appends what came out to `results`."""
 
     def compile_instead(kernel, programs, *arguments, num_warps=4, num_stages=3, arch=None, **constants):
@@ -80,7 +80,7 @@ def compile_by_hand(everything=False):
     for dtype, head_dim, (variant, window) in itertools.product(dtypes, (64, 128), variants.items()):
         query, key, value = (torch.empty(2, heads, 2048, head_dim, dtype=dtype) for heads in (4, 2, 2))
         spec, lse, results = Spec(0.1, window=window), torch.empty(2, 4, 2048), []
-        with as_if_on("sm_90", _collecting(results, "sm_90", ("forward", "dkdv", "dq"))):
+        with as_if_on("sm_90", collecting(results, "sm_90", ("forward", "dkdv", "dq"))):
             hopper_forward.forward(query, key, value, spec)
             if head_dim == 128:
                 hopper_backward.backward(query, query, key, value, query, lse, spec, lse)
@@ -255,7 +255,7 @@ def compile_decoding(target, everything=False):
                 query, new = torch.empty(2, 4, 1, head_dim, dtype=dtype), torch.empty(2, 2, 1, head_dim, dtype=dtype)
                 caches = [torch.empty(32, 2, length, head_dim, dtype=torch.float8_e4m3fn if fp8 else dtype) for _ in range(2)]
                 found = []
-                with as_if_on(target, _collecting(found, target)):
+                with as_if_on(target, collecting(found, target)):
                     decode.append(new, new, *caches, lengths, pages, fp8, *angles)
                     decode.rotate(query, lengths, *angles, False, True)
                     decode.decode(query, *caches, spec, extras, lengths, 1, pages, fp8, splits=3)

@@ -9,6 +9,7 @@ import inspect
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -175,6 +176,7 @@ def power(seqlen=16384, head_dim=128, seconds=3.0):
     torch.cuda.synchronize()
     for _ in range(int(1000 * seconds / start.elapsed_time(end))):
         run()
+    time.sleep(seconds / 2)  # the driver's watts are an average over a second
     fields = "power.draw,power.limit,clocks.sm,clocks.max.sm"
     told = subprocess.run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], capture_output=True, text=True)
     torch.cuda.synchronize()
@@ -196,9 +198,12 @@ def measure():
 
 
 def main(out: str = "benchmarks", commit: str = ""):
-    """Write what this machine measures into OUT/by-hand-<machine>.json. Needs a Hopper GPU."""
+    """Write what this machine measures into OUT/by-hand-<machine>.json, if it has a Hopper GPU."""
     from flashlab.bench import record
 
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        print("lesson 15 measures kernels of a Hopper GPU, and here is none: nothing is written")
+        return
     print(record.write(measure(), out, "python -m flashlab.course.by_hand", commit or None, "cuda", "by-hand-"))
 
 

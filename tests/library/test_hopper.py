@@ -40,7 +40,7 @@ NOT_SERVED = {
     "fewer than 512 keys": dict(is_causal=True, seqlen=1000),
     "fewer than 2048 keys": dict(head_dim=64, seqlen=2000),
     "fewer than 512": dict(window=(900, 0)),
-    "2e+11 operations": dict(batch=4),
+    "1e+11 operations": dict(batch=2),
     "a scale that is not positive": dict(scale=-0.1),
     "multiples of 16 bytes": dict(lay_out=lambda x: torch.empty(*x.shape[:3], x.shape[3] + 1, dtype=x.dtype, device="meta")[..., :-1]),
     "a feature beyond": dict(softcap=3.0),

@@ -8,7 +8,7 @@
 | it has no feature but a causal mask, a window, grouped heads, lse and its gradient | only the portable ones have it        |
 | 512 queries or more; rows that see 512 keys or more (half a window's), with head   | the portable ones are faster          |
 |   dim 64 2048, in the backward pass 256                                            |                                       |
-| 2 · 10¹¹ operations or more in the forward pass, about 0.3 ms                      | a CPU takes longer to launch these    |
+| 10¹¹ operations or more in the forward pass, about 0.2 ms                          | a CPU takes longer to launch these    |
 | rows begin at multiples of 16 bytes                                                | the copy engine cannot bring them     |
 
 Every other call takes the portable kernels. `why_not` is this table as code: nothing is tried and caught.
@@ -26,7 +26,7 @@ from flashlab.spec import UNLIMITED
 TRITON_VERSIONS = ((3, 6), (3, 7))
 FEWEST_QUERIES = 512
 FEWEST_KEYS = {("forward", 64): 2048, ("forward", 128): 512, ("backward", 128): 256}  # that a row sees
-FEWEST_OPERATIONS = 2e11  # of the forward pass: less is done before a CPU has made ready what these kernels take
+FEWEST_OPERATIONS = 1e11  # of the forward pass: less is done before a CPU has made ready what these kernels take
 
 
 def why_not(query, key, value, spec, extras, grad_out=None):

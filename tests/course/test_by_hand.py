@@ -1,0 +1,110 @@
+"""What lesson 15 stands on: a simulated workshop, and variants of the Hopper kernel that are the kernel with other words."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import pytest
+
+from flashlab.course import records, workshop
+from flashlab.course.workshop import Trouble, carrier_of, craft_of, drawn, run, steady
+
+
+@pytest.mark.parametrize("places", [1, 2, 3])
+@pytest.mark.parametrize("ranges", [((0, 9),), ((0, 9), (2, 9)), ((0, 5), (0, 9)), ((3, 7), (0, 9), (0, 2))])
+def test_right_workers_multiply_their_tiles_however_long_things_take(places, ranges):
+    for seed in range(50):
+        trace = run(carrier_of(9), [craft_of(9, *own) for own in ranges], places, drawn(seed))
+        assert [workshop.multiplied(trace, c) for c in range(len(ranges))] == [list(range(*own)) for own in ranges]
+
+
+def test_a_tile_is_never_copied_into_a_place_that_is_read():
+    trace = run(carrier_of(20), [craft_of(20, 0, 20)] * 3, 2, drawn(7))
+    for _, what, _, place, begin, _ in trace:
+        if what == "copy":
+            assert not any(w == "multiply" and p == place and b < begin < e for _, w, _, p, b, e in trace)
+
+
+def test_more_places_never_take_longer():
+    ends = [max(end for *_, end in run(carrier_of(8), [craft_of(8, 0, 8)] * 2, places, steady())) for places in (1, 2, 3, 4)]
+    assert ends == sorted(ends, reverse=True) and ends[0] == 8 * 7
+
+
+@pytest.mark.parametrize(
+    ("craft", "words"),
+    [
+        (lambda shop: iter(()), "nobody can go on: the carrier for empty"),
+        (lambda shop: (shop.multiply(n, n) for n in range(2)), "where nothing yet lay"),
+        (lambda shop: (7 for _ in range(2)), "yielded 7: yield what shop.wait"),
+        (lambda shop: (shop.wait(shop.empty[0], 1) for _ in iter(int, 1)), "did not come to an end"),
+    ],
+    ids=("never takes part", "does not wait", "yields a number", "never ends"),
+)
+def test_trouble_is_told_in_words(craft, words):
+    with pytest.raises(Trouble, match=words):
+        run(carrier_of(6), [craft], 2, steady())
+
+
+def test_a_wait_is_answered_by_the_parity_of_the_phase():
+    barrier = workshop.Barrier("b", 2)
+    assert barrier.is_over(1) and not barrier.is_over(0)
+    barrier.arrive()
+    assert not barrier.is_over(0)
+    barrier.arrive()
+    assert barrier.is_over(0) and not barrier.is_over(1)
+
+
+def test_every_decision_can_be_undone():
+    """The words that each variant changes are in the kernel, and what comes out is a module with a kernel of its own."""
+    pytest.importorskip("triton")
+    from flashlab.course import by_hand
+    from flashlab.kernels.hopper import forward
+
+    for name, decision in by_hand.DECISIONS.items():
+        assert decision.words or decision.constants, name
+        assert by_hand.edited(decision.words).forward_kernel is not forward.forward_kernel
+    assert by_hand.edited(by_hand.WITH_CLOCKS).tick
+    with pytest.raises(ValueError, match="is not in flashlab.kernels.hopper.forward"):
+        by_hand.edited((("words that no kernel has", ""),))
+
+
+COMPILE = """
+import itertools
+import torch
+from flashlab.course import by_hand
+from flashlab.spec import NO_EXTRAS, Spec
+from tests.compiling import as_if_on, collecting
+
+for head_dim, (name, decision) in itertools.product((64, 128), by_hand.DECISIONS.items()):
+    if decision.words or head_dim in decision.constants:
+        query, found = torch.empty(2, 4, 2048, head_dim, dtype=torch.bfloat16), []
+        with as_if_on("sm_90", collecting(found, "sm_90")):
+            by_hand.launch_without(name, query, query, query, Spec(0.1, True), NO_EXTRAS)()
+        print("compiled", head_dim, name, found[0].tensor_core_products)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_every_variant_compiles():
+    pytest.importorskip("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0 and result.stdout.count("compiled") == 15, result.stderr[-2000:]
+
+
+def test_the_record_has_what_the_lesson_shows():
+    from flashlab.course.by_hand import DECISIONS, EVENTS, SIZES, STEPS
+
+    record = records.by_hand()
+    assert [(row["seqlen"], row["head_dim"], row["attention"] == "causal") for row in record["prices"]] == SIZES
+    for row in record["prices"]:
+        assert set(row["ms"]) == {
+            "all",
+            *(name for name, undone in DECISIONS.items() if undone.words or row["head_dim"] in undone.constants),
+        }
+    for crafts in record["clocks"].values():
+        for steps in crafts:
+            times = functools.reduce(list.__add__, steps)
+            assert len(steps) == STEPS - 2 and all(len(step) == len(EVENTS) for step in steps) and times == sorted(times)

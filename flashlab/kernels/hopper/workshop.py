@@ -4,6 +4,7 @@ One warp, the carrier, has the copy engine bring tiles from global to shared mem
 They meet at barriers alone: a place on a shelf is full, or empty again. (Shah et al. 2024, §3.1, calls them producer and consumers.)
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -55,7 +56,13 @@ def describe(x, rows):
     Of the (B, H, 2, S) numbers of rows, float32: tiles of both numbers of `rows` rows.
     """
     block = [1, 1, 2, rows] if x.dtype == torch.float32 else [1, 1, rows, x.shape[3]]
-    return TensorDescriptor.from_tensor(x, block, gl.NVMMASharedLayout.get_default_for(block, GLUON_TYPES[x.dtype]))
+    return TensorDescriptor.from_tensor(x, block, _layout(*block[2:], x.dtype))
+
+
+@functools.cache
+def _layout(rows, columns, dtype):
+    """How a tile lies in shared memory. Worked out once: it takes longer than all the rest of a descriptor."""
+    return gl.NVMMASharedLayout.get_default_for([1, 1, rows, columns], GLUON_TYPES[dtype])
 
 
 @gluon.jit

@@ -2,9 +2,12 @@
 
 import gc
 import itertools
+import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flashlab import attention, explain
 from flashlab.attention import described
@@ -15,6 +18,7 @@ from tests.protocol import Case, assert_as_good_as_plain, attention_and_gradient
 
 pytestmark = pytest.mark.skipif(torch.cuda.get_device_capability() != (9, 0), reason="a Hopper GPU's kernels")
 
+MANY = int(os.environ.get("FLASHLAB_FUZZ", "60"))
 BANDS = [(), ("bottom_right",), ("window",), ("left_window",), ("narrow_window",), ("window", "bottom_right")]
 # One less and one more than a tile of either kind, primes, and lengths where many rows see nothing.
 LENGTHS = [(1, 1), (1, 130), (63, 65), (127, 129), (128, 128), (191, 193), (257, 113), (113, 257), (331, 512), (512, 331), (1031, 1033)]
@@ -48,6 +52,36 @@ def test_error_is_at_most_twice_that_of_plain_torch(case, dtype, at_any_length):
     tensors = case.tensors(dtype, "cuda")
     ours = attention_and_gradients(by_hand, tensors, case.options(dtype, "cuda"))
     assert_as_good_as_plain(case, ours, tensors, degenerate=min(case.seqlen_q, case.seqlen_k) < 64)
+
+
+@st.composite
+def drawn_cases(draw):
+    heads_kv = draw(st.integers(1, 3))
+    bands = draw(st.sampled_from([(), ("window",), ("left_window",), ("narrow_window",)]))
+    return Case(
+        seqlen_q=draw(st.integers(1, 700)),
+        seqlen_k=draw(st.integers(1, 700)),
+        head_dim=draw(st.sampled_from([64, 128])),
+        is_causal=draw(st.booleans()),
+        heads=heads_kv * draw(st.integers(1, 2)),
+        heads_kv=heads_kv,
+        batch=draw(st.integers(1, 2)),
+        magnitude=draw(st.sampled_from([0.0, 0.5, 1.0, 3.0])),
+        features=bands + draw(st.sampled_from([(), ("bottom_right",)])),
+    )
+
+
+@settings(
+    max_examples=MANY, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(case=drawn_cases(), dtype=st.sampled_from([torch.float16, torch.bfloat16]), sequence_first=st.booleans())
+def test_shapes_bands_and_strides_together(case, dtype, sequence_first, at_any_length):
+    tensors = case.tensors(dtype, "cuda")
+    if sequence_first:
+        tensors = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in tensors]
+    ours = attention_and_gradients(by_hand, tensors, case.options(dtype, "cuda"))
+    assert_as_good_as_plain(case, ours, tensors, degenerate=True)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

@@ -34,7 +34,7 @@ ALL = "tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, CRAFT_
 PACKED = "return gl.inline_asm_elementwise(ROUND"
 UNPACKED = "low, high = gl.inline_asm_elementwise("
 DECISIONS = {
-    "softmax beside a product": Decision((("warpgroup_mma_wait(1, deps=(scores,))", "warpgroup_mma_wait(0, deps=(scores,))"),)),
+    "softmax beside its own p · v": Decision((("warpgroup_mma_wait(1, deps=(scores,))", "warpgroup_mma_wait(0, deps=(scores,))"),)),
     "tiles under way": Decision(constants={64: dict(PLACES=1), 128: dict(PLACES=1)}),
     "a third craft": Decision(constants={64: dict(CRAFTS=2, REGISTERS=240)}),
     "p handed on in pairs": Decision(
@@ -193,7 +193,7 @@ def measure():
         flops = TOKENS // seqlen * (WIDTH // head_dim) * attention_flops(seqlen, seqlen, head_dim, is_causal=is_causal)
         row = dict(seqlen=seqlen, head_dim=head_dim, attention="causal" if is_causal else "full", flops=flops)
         rows.append(row | dict(ms=prices(seqlen, head_dim, is_causal)))
-    overlap = "softmax beside a product"
+    overlap = "softmax beside its own p · v"
     return dict(prices=rows, events=EVENTS, clocks={"as it is": clocks(None), f"without {overlap}": clocks(overlap)}, power=power())
 
 

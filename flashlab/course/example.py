@@ -1,16 +1,19 @@
 """Examples in exercises: a call that a learner may change, and what comes of it."""
 
 import inspect
+import itertools
 import traceback
 
 import numpy as np
+
+MOST_YIELDED = 100  # of a generator, which may never end
 
 
 def example(function, *arguments, grid=None, **constants):
     """Print a call of your function, and what it gives. For a kernel, which is launched over `grid`, what it has stored.
 
     Lists become arrays (of a kernel, in float32; an array stays what it is). A tuple of ints stands for an output of that shape, full of
-    NaN until your function has written it.
+    NaN until your function has written it. Of a generator, what it yields is shown.
     Whatever goes wrong is said in a line, and nothing is raised.
     """
     written = getattr(function, "fn", function)  # a kernel's function
@@ -37,6 +40,8 @@ def _call(function, arguments):
     given = [_as_array(argument) for argument in arguments]
     outputs = [(name, x) for name, x, was in zip(_names(function), given, arguments, strict=False) if _is_shape(was)]
     returned = function(*given)
+    if inspect.isgenerator(returned):
+        returned = list(itertools.islice(returned, MOST_YIELDED))
     if returned is None and outputs:
         return outputs
     apart = isinstance(returned, tuple) and any(isinstance(part, np.ndarray) for part in returned)

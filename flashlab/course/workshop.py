@@ -16,7 +16,7 @@ class Trouble(Exception):
     """What went wrong in a workshop, in words."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Barrier:
     """As Hopper has them. A phase is over when all have arrived, and the next begins. It waits for arrivals, not for anybody's name."""
 
@@ -29,6 +29,9 @@ class Barrier:
         self.arrived += 1
         if self.arrived == self.arrivals:
             self.phase, self.arrived = self.phase + 1, 0
+
+    def __repr__(self):
+        return self.name
 
     def is_over(self, parity):
         """Whether the phase of this parity is over: one bit is all that a barrier tells, so it is asked of the last two phases alone."""
@@ -43,21 +46,33 @@ class Shop:
         self.full = [Barrier(f"full[{place}]", 1) for place in range(places)]
         self.empty = [Barrier(f"empty[{place}]", crafts) for place in range(places)]
 
+    def __repr__(self):
+        return f"a shop of {self.places} places"
+
     def wait(self, barrier, parity):
         """Wait until the phase of this parity, 0 or 1, is over."""
-        return "wait", barrier, parity
+        if not isinstance(barrier, Barrier):
+            raise Trouble(f"shop.wait was asked to wait for {barrier!r}: wait for shop.full[place] or shop.empty[place], and its parity")
+        if parity not in (0, 1):
+            raise Trouble(f"shop.wait was given parity {parity!r}: a parity is 0 or 1")
+        return "wait", barrier, int(parity)
 
     def copy(self, tile, place):
         """Start to copy a tile into a place. Whoever asked goes on; when the tile is there, it arrives at full[place]."""
-        return "copy", tile, place
+        return "copy", tile, self._known(place)
 
     def multiply(self, tile, place):
         """Multiply the tile that lies in a place."""
-        return "multiply", tile, place
+        return "multiply", tile, self._known(place)
 
     def give_back(self, place):
         """Arrive at empty[place]."""
-        return "give back", place, None
+        return "give back", self._known(place), None
+
+    def _known(self, place):
+        if place not in range(self.places):
+            raise Trouble(f"there is no place {place!r}: this shop has the places 0 to {self.places - 1}")
+        return place
 
 
 @dataclass
@@ -77,7 +92,7 @@ def run(carrier, crafts, places, took):
         Trouble: a tile was multiplied that is not there, or was overwritten while it was multiplied; or nobody can go on.
     """
     shop = Shop(places, len(crafts))
-    workers = [Worker("the carrier", carrier(shop)), *(Worker(f"craft {c}", craft(shop)) for c, craft in enumerate(crafts))]
+    workers = [_worker("the carrier", carrier, shop), *(_worker(f"craft {c}", craft, shop) for c, craft in enumerate(crafts))]
     holds, busy = [None] * places, {}  # tile in each place; {worker: (tile, place)} that are multiplied
     trace, ends, numbers, now = [], [], itertools.count(), 0
     ready = list(workers)
@@ -130,6 +145,13 @@ def run(carrier, crafts, places, took):
     return trace
 
 
+def _worker(name, function, shop):
+    actions = function(shop)
+    if not hasattr(actions, "__next__"):
+        raise Trouble(f"{name} returned {actions!r} and yielded nothing: a function is a generator where it says `yield`")
+    return Worker(name, actions)
+
+
 def _next(worker):
     """The worker's next action, or a wait for nothing when it has no more."""
     action = next(worker.actions, ("done", None, None))
@@ -152,37 +174,3 @@ def drawn(seed):
 def steady(copy=4, multiply=3):
     """`took` for `run`: every copy takes as long, and every product."""
     return lambda what, tile: copy if what == "copy" else multiply
-
-
-# ------------------------------------------------------------------------------------------------------- the workers that are right
-
-
-def place_and_parity(n, places):
-    """(place of tile n, parity of its round): tiles take places in turn, round after round."""
-    return n % places, n // places % 2
-
-
-def carrier_of(tiles):
-    """A carrier that brings tiles 0 … tiles − 1."""
-
-    def carrier(shop):
-        for n in range(tiles):
-            place, parity = place_and_parity(n, shop.places)
-            yield shop.wait(shop.empty[place], 1 - parity)
-            yield shop.copy(n, place)
-
-    return carrier
-
-
-def craft_of(tiles, begin, end):
-    """A craft that multiplies tiles begin … end − 1 of the `tiles` that come."""
-
-    def craft(shop):
-        for n in range(tiles):
-            place, parity = place_and_parity(n, shop.places)
-            yield shop.wait(shop.full[place], parity)
-            if begin <= n < end:
-                yield shop.multiply(n, place)
-            yield shop.give_back(place)
-
-    return craft

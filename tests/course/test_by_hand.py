@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from flashlab.course import records, workshop
-from flashlab.course.workshop import Trouble, carrier_of, craft_of, drawn, run, steady
+from flashlab.course.steps.workers import carrier_of, craft_of
+from flashlab.course.workshop import Trouble, drawn, run, steady
 
 
 @pytest.mark.parametrize("places", [1, 2, 3])

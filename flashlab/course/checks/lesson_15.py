@@ -1,10 +1,13 @@
-"""Exercise 15, by hand for Hopper: places and parities, the carrier, a craft that multiplies some of the tiles, and which unit binds."""
+"""Exercise 15, by hand for Hopper: places and parities, the carrier, a craft that multiplies some tiles, what each unit needs."""
+
+import numpy as np
 
 from flashlab.course import workshop
 from flashlab.course.checks import compare
 from flashlab.course.checks.edited import mistake
 from flashlab.course.checks.task import Case, Mistake, Task
-from flashlab.course.workshop import Trouble, carrier_of, craft_of, drawn, place_and_parity
+from flashlab.course.steps.workers import carrier_of, craft_of, place_and_parity
+from flashlab.course.workshop import Trouble, drawn, steady
 
 RUNS = 40  # of a workshop, each with other times
 TENSOR, EXPONENTIALS, ISSUE = 4096, 16, 4  # of a Hopper multiprocessor in a clock: operations, powers of two, instructions of a warp
@@ -63,8 +66,8 @@ def craft_cases(rng):
     return [
         Case("one craft, and every tile is its own", (4, 2, ((0, 4),))),
         Case("two crafts, and every tile is theirs", (7, 2, ((0, 7), (0, 7)))),
-        Case("the first tiles are another craft's alone", (7, 2, ((0, 7), (2, 7)))),
         Case("the last tiles are another craft's alone", (8, 2, ((0, 6), (0, 8)))),
+        Case("the first tiles are another craft's alone", (7, 2, ((0, 7), (2, 7)))),
         Case("many of the last tiles are another craft's alone", (10, 2, ((0, 4), (0, 10)))),
         Case("a window: each has a beginning and an end", (9, 3, ((0, 6), (1, 8), (3, 9)))),
         Case("one place", (5, 1, ((0, 4), (1, 5)))),
@@ -78,6 +81,7 @@ def clock_cases(rng):
         Case("head dim 64", (64, 128, 64, 415)),
         Case("fewer keys", (64, 64, 128, 240)),
         Case("twice the rows", (128, 128, 128, 460)),
+        Case("one warp, and nothing divides", (16, 20, 40, 461)),
         Case("drawn at random", (64 * int(rng.integers(1, 4)), 2 ** int(rng.integers(5, 9)), 64, int(rng.integers(100, 900)))),
     ]
 
@@ -111,17 +115,31 @@ def try_carrier(attempt, tiles, places, crafts):
     def work(seed):
         return workshop.run(lambda shop: attempt(shop, tiles), [craft_of(tiles, 0, tiles)] * crafts, places, drawn(seed))
 
-    return outcome((lambda seed=seed: work(seed), wanted) for seed in range(RUNS))
+    told = outcome((lambda seed=seed: work(seed), wanted) for seed in range(RUNS))
+    return told or wasted(
+        lambda carry: workshop.run(carry, [craft_of(tiles, 0, tiles)] * crafts, places, steady()),
+        lambda shop: attempt(shop, tiles),
+        carrier_of(tiles),
+    )
 
 
 def try_craft(attempt, tiles, places, ranges):
     wanted = {(f"craft {c}", "multiply"): list(range(begin, end)) for c, (begin, end) in enumerate(ranges)}
 
-    def work(seed):
-        crafts = [lambda shop, own=own: attempt(shop, tiles, *own) for own in ranges]
-        return workshop.run(carrier_of(tiles), crafts, places, drawn(seed))
+    def work(crafts, took):
+        return workshop.run(carrier_of(tiles), crafts, places, took)
 
-    return outcome((lambda seed=seed: work(seed), wanted) for seed in range(RUNS))
+    attempts = [lambda shop, own=own: attempt(shop, tiles, *own) for own in ranges]
+    told = outcome((lambda seed=seed: work(attempts, drawn(seed)), wanted) for seed in range(RUNS))
+    return told or wasted(lambda crafts: work(crafts, steady()), attempts, [craft_of(tiles, *own) for own in ranges])
+
+
+def wasted(work, attempt, right):
+    """ "" where a workshop ends as early with the attempt as with what is right, otherwise in words how much later."""
+    mine, theirs = (max((end for *_, end in work(workers)), default=0) for workers in (attempt, right))
+    if mine <= theirs:
+        return ""
+    return f"somebody waits who need not: where a copy takes 4 and a product 3, all is done after {mine}, and {theirs} would do"
 
 
 def compare_outcome(answer, case):
@@ -129,7 +147,7 @@ def compare_outcome(answer, case):
 
 
 def compare_place(answer, case):
-    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+    if not isinstance(answer, (tuple, list, np.ndarray)) or len(answer) != 2:
         return f"return two numbers, (place, parity); got {answer!r}"
     for name, got, want in zip(("place", "parity"), answer, place_and_parity(*case.arguments), strict=True):
         if got != want:
@@ -138,7 +156,7 @@ def compare_place(answer, case):
 
 
 def compare_clocks(answer, case):
-    if not isinstance(answer, (tuple, list)) or len(answer) != 3:
+    if not isinstance(answer, (tuple, list, np.ndarray)) or len(answer) != 3:
         return f"return three numbers, (tensor cores, exponentials, issue); got {answer!r}"
     for name, got, want in zip(("tensor cores", "exponentials", "issue"), answer, clocks_of_a_tile(*case.arguments), strict=True):
         difference = compare.number(got, want, " clocks")
@@ -153,7 +171,7 @@ def compare_clocks(answer, case):
 PLACE_MISTAKES = (
     Mistake("the other order", "(place, parity) was asked for, in this order.", 1, lambda n, places: place_and_parity(n, places)[::-1]),
     Mistake(
-        "the round itself", "the round was returned: its parity is the last bit of it.", 1, lambda n, places: (n % places, n // places)
+        "the round itself", "the round was returned: its parity is the last bit of it.", 2, lambda n, places: (n % places, n // places)
     ),
     Mistake("the tile's parity", "the tile's own parity was taken: it is the round that counts.", 2, lambda n, places: (n % places, n % 2)),
     Mistake(
@@ -185,9 +203,8 @@ CARRIER_MISTAKES = (
     mistake(
         carrier,
         "no wait",
-        "nothing holds the carrier back, and it fills places while their last tiles may still be multiplied: there is "
-        "no wait, or one for a "
-        "parity that is over already (parity 1 in every round, say).",
+        "nothing holds the carrier back, and it fills places while their last tiles may still be multiplied: the "
+        "wait is missing, or not yielded, or for a parity that is over already (parity 1 in every round, say).",
         1,
         "        yield shop.wait(shop.empty[place], 1 - parity)\n",
         "",
@@ -204,6 +221,38 @@ CARRIER_MISTAKES = (
         "place, parity = 0, n % 2",
     ),
     mistake(carrier, "one tile too few", "the last tile never comes.", 1, "range(tiles)", "range(tiles - 1)"),
+    mistake(
+        carrier,
+        "no first tile",
+        "tile 0 never comes: the loop begins with 1, or the copy is not yielded.",
+        1,
+        "range(tiles)",
+        "range(1, tiles)",
+    ),
+    mistake(
+        carrier,
+        "one tile too many",
+        "a tile comes that nobody waits for: the last one is tiles − 1.",
+        1,
+        "range(tiles)",
+        "range(tiles + 1)",
+    ),
+    mistake(
+        carrier,
+        "waits for its own copy",
+        "the carrier waits until its copy is there: it need not, and could ask for the next tile meanwhile.",
+        1,
+        "        yield shop.copy(n, place)\n",
+        "        yield shop.copy(n, place)\n        yield shop.wait(shop.full[place], parity)\n",
+    ),
+    mistake(
+        carrier,
+        "in lockstep",
+        "the carrier waits until the tile that it has just brought is given back: nothing is under way meanwhile.",
+        2,
+        "        yield shop.wait(shop.empty[place], 1 - parity)\n        yield shop.copy(n, place)",
+        "        yield shop.copy(n, place)\n        yield shop.wait(shop.empty[place], parity)",
+    ),
     mistake(
         carrier,
         "copied before the wait",
@@ -263,18 +312,75 @@ CRAFT_MISTAKES = (
         "if begin <= n < end",
         "if True",
     ),
+    mistake(
+        craft,
+        "no wait behind its end",
+        "tiles behind its own are given back without a wait: an arrival that comes too early counts for the tile that lay in "
+        "the place before, which another craft may still multiply.",
+        2,
+        "        yield shop.wait(shop.full[place], parity)\n",
+        "        if n < end:\n            yield shop.wait(shop.full[place], parity)\n",
+    ),
+    mistake(
+        craft,
+        "no wait before its beginning",
+        "tiles before its own are given back without a wait: the craft runs ahead of the rounds, and then takes the end of an "
+        "older round for that of its own.",
+        2,
+        "        yield shop.wait(shop.full[place], parity)\n",
+        "        if n >= begin:\n            yield shop.wait(shop.full[place], parity)\n",
+    ),
+    mistake(craft, "begin left out", "tile `begin` is not multiplied: the range begins with it.", 1, "begin <= n", "begin < n"),
+    mistake(craft, "the wrong barrier", "empty[place] is what crafts arrive at: wait for full[place].", 1, "shop.full", "shop.empty"),
+    mistake(
+        craft,
+        "product not yielded",
+        "the product is not yielded: without `yield` nothing is done.",
+        1,
+        "yield shop.multiply",
+        "shop.multiply",
+    ),
+    mistake(
+        craft,
+        "given back twice",
+        "a tile is given back twice: each craft arrives once for each tile.",
+        1,
+        "        yield shop.give_back(place)\n",
+        "        yield shop.give_back(place)\n        yield shop.give_back(place)\n",
+    ),
+    mistake(
+        craft,
+        "in lockstep",
+        "the craft waits until the others have given the tile back, too: it need not, and could take the next one meanwhile.",
+        1,
+        "        yield shop.give_back(place)\n",
+        "        yield shop.give_back(place)\n        yield shop.wait(shop.empty[place], parity)\n",
+    ),
+    mistake(
+        craft,
+        "counted from its own",
+        "places are counted from the craft's own first tile: tile 0 of the walk lies in place 0, for all crafts.",
+        1,
+        "place_and_parity(n, shop.places)",
+        "place_and_parity(max(0, n - begin), shop.places)",
+    ),
     mistake(craft, "end included", "tile `end` is multiplied too: the range ends before it.", 1, "n < end", "n <= end"),
     mistake(
         craft,
         "no wait",
-        "a tile is multiplied before it is there: there is no wait for full[place], or one for the other parity (1 − "
-        "parity is the carrier's).",
+        "a tile is multiplied before it is there: the wait for full[place] is missing, or not yielded, or for the other "
+        "parity (1 − parity is the carrier's).",
         1,
         "        yield shop.wait(shop.full[place], parity)\n",
         "",
     ),
     mistake(
-        craft, "never given back", "nothing is given back: the carrier waits for ever.", 1, "        yield shop.give_back(place)\n", ""
+        craft,
+        "never given back",
+        "nothing is given back, or it is not yielded: the carrier waits for ever.",
+        1,
+        "        yield shop.give_back(place)\n",
+        "",
     ),
     mistake(
         craft,
@@ -324,7 +430,15 @@ CLOCK_MISTAKES = (
         "rows // 16",
         "rows // 16 * 32",
     ),
-    _clocks("one scheduler", "a multiprocessor issues 4 instructions in a clock.", 1, "/ ISSUE", "/ 1"),
+    _clocks("one scheduler", "a multiprocessor issues 4 instructions in a clock.", 2, "/ ISSUE", "/ 1"),
+    _clocks(
+        "the instructions themselves",
+        "a thread's instructions were returned: that is right for 4 warps alone, and 4 that are issued in a clock.",
+        2,
+        "warps * instructions / ISSUE",
+        "instructions",
+    ),
+    _clocks("warps of 32 rows", "32 rows were counted to a warp: it is 16 here.", 2, "rows // 16", "rows / 32"),
     Mistake(
         "the other order",
         "(tensor cores, exponentials, issue) was asked for, in this order.",
@@ -337,5 +451,5 @@ TASKS = (
     Task("15.1", "places in turn", "place_and_parity", 15, place_cases, compare_place, PLACE_MISTAKES),
     Task("15.2", "the carrier", "carrier", 25, carrier_cases, compare_outcome, CARRIER_MISTAKES, call=try_carrier),
     Task("15.3", "a craft", "craft", 35, craft_cases, compare_outcome, CRAFT_MISTAKES, call=try_craft),
-    Task("15.4", "which unit binds", "clocks_of_a_tile", 25, clock_cases, compare_clocks, CLOCK_MISTAKES),
+    Task("15.4", "what each unit needs", "clocks_of_a_tile", 25, clock_cases, compare_clocks, CLOCK_MISTAKES),
 )

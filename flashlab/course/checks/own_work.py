@@ -18,6 +18,7 @@ BUILT_IN = {
     "steps.split_decode": 12,
     "serving": 12,
     "checks.lesson_": 14,
+    "steps.workers": 15,
 }
 LIBRARY = ("attention", "decoding", "blockwise", "reference", "second_order", "ops", "kernels", "integrations")
 

@@ -5,39 +5,43 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from flashlab.course import records, workshop
 from flashlab.course.figures.style import COLORS
+from flashlab.course.steps.workers import carrier_of, craft_of
 
 
 def draw_workshop(places=2):
     """One multiprocessor: the carrier, two shelves in shared memory, and two crafts."""
-    figure, axes = plt.subplots(figsize=(9, 3.7))
-    _box(axes, 0, 1.2, 1.3, 1.6, "HBM\nand L2", COLORS["faint"])
-    _box(axes, 2.0, 1.5, 1.6, 1.0, "carrier\n1 warp\n24 registers", "#FFFFFF")
+    figure, axes = plt.subplots(figsize=(9, 4.2))
+    _box(axes, 0, 1.35, 1.5, 1.4, "HBM\nand L2", COLORS["faint"])
+    shelf, right = 3.3, 3.3 + 0.95 * places + 1.5
     for row, (name, color) in enumerate((("K", COLORS["K"]), ("V", COLORS["V"]))):
-        y = 2.35 - 1.5 * row
+        y = 2.25 - 1.3 * row
         for place in range(places):
-            _box(axes, 4.35 + 0.95 * place, y, 0.85, 0.9, f"{name}\nplace {place}", color, "white")
-    axes.text(4.35, 3.45, "shelves in shared memory", size=10, color=COLORS["ink"])
-    right = 4.35 + 0.95 * places + 0.75
+            _box(axes, shelf + 0.95 * place, y, 0.85, 0.95, f"{name}\nplace {place}", color, "white")
+        _arrow(axes, (1.5, 2.05), (shelf - 0.05, y + 0.5), COLORS["ink"])
+    axes.text(2.35, 2.75, "copy engine", size=9.5, ha="center")
+    axes.text(shelf, 3.35, "shelves in shared memory", size=10)
+    _box(axes, 2.2, -0.55, 2.2, 0.85, "carrier: 1 warp,\n24 registers", "#FFFFFF")
+    _arrow(axes, (2.5, 0.33), (2.4, 2.0), COLORS["ink"])
+    axes.text(2.33, 0.62, "“bring tile n”", size=9.5, ha="right")
+    edge = shelf + 0.95 * places
     for c in range(2):
-        y = 2.2 - 1.6 * c
-        _box(axes, right, y, 2.6, 1.2, f"craft {c}: 4 warps, 64 rows\nq · kᵀ, softmax, p · v\n240 registers", COLORS["Q"], "white")
-    for begin, end in (((1.3, 2.0), (2.0, 2.0)), ((3.6, 2.1), (4.3, 2.7)), ((3.6, 1.9), (4.3, 1.3))):
-        _arrow(axes, begin, end, COLORS["ink"])
-    edge = 4.35 + 0.95 * places
-    for y in (2.8, 1.3):
-        for target in (2.8, 1.2):
-            _arrow(axes, (edge, y), (right - 0.05, target), COLORS["scores"])
-    _arrow(axes, (right + 1.3, 0.55), (2.8, 1.45), COLORS["bad"], "arc3,rad=-0.28")
-    axes.text(edge - 1.2, -0.28, "“empty”: crafts give places back", size=9.5, color=COLORS["bad"], ha="center")
-    axes.set(xlim=(-0.1, right + 2.8), ylim=(-0.5, 3.75))
+        y = 2.25 - 1.6 * c
+        _box(axes, right, y, 2.7, 1.2, f"craft {c}: 4 warps, 64 rows\nq · kᵀ, softmax, p · v\n240 registers", COLORS["Q"], "white")
+        for begin in (2.7, 1.4):
+            _arrow(axes, (edge, begin), (right - 0.05, y + 0.6), COLORS["scores"])
+    axes.text((edge + right) / 2 - 0.05, 3.0, "“full”", size=9.5, ha="center", color=COLORS["ink"])
+    for begin in ((right + 0.6, 0.62), (right + 2.0, 0.62)):
+        _arrow(axes, begin, (4.45, -0.15), COLORS["bad"], "arc3,rad=-0.22")
+    axes.text(right - 0.35, -0.62, "“empty”: both crafts give a place back", size=9.5, color=COLORS["bad"], ha="center")
+    axes.set(xlim=(-0.1, right + 2.9), ylim=(-0.8, 3.7))
     axes.axis("off")
     return figure
 
 
 def draw_shelf(places=2, copy=4, multiply=3, tiles=8):
     """Tiles over time: the carrier's copies, one line a place, and the products of two crafts."""
-    crafts = [workshop.craft_of(tiles, 0, tiles)] * 2
-    trace = workshop.run(workshop.carrier_of(tiles), crafts, places, workshop.steady(copy, multiply))
+    crafts = [craft_of(tiles, 0, tiles)] * 2
+    trace = workshop.run(carrier_of(tiles), crafts, places, workshop.steady(copy, multiply))
     lines = [f"copies into place {place}" for place in range(places)] + ["craft 0", "craft 1"]
     figure, axes = plt.subplots(figsize=(9, 0.9 + 0.42 * len(lines)))
     for worker, what, tile, place, begin, end in trace:

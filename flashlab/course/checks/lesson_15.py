@@ -6,7 +6,7 @@ from flashlab.course import workshop
 from flashlab.course.checks import compare
 from flashlab.course.checks.edited import mistake
 from flashlab.course.checks.task import Case, Mistake, Task
-from flashlab.course.steps.workers import carrier_of, craft_of, place_and_parity
+from flashlab.course.steps.workers import carrier, carrier_of, craft, craft_of, place_and_parity
 from flashlab.course.workshop import Trouble, drawn, steady
 
 RUNS = 40  # of a workshop, each with other times
@@ -14,22 +14,6 @@ TENSOR, EXPONENTIALS, ISSUE = 4096, 16, 4  # of a Hopper multiprocessor in a clo
 
 
 # ------------------------------------------------------------------------------------------------------------ what is right
-
-
-def carrier(shop, tiles):
-    for n in range(tiles):
-        place, parity = place_and_parity(n, shop.places)
-        yield shop.wait(shop.empty[place], 1 - parity)
-        yield shop.copy(n, place)
-
-
-def craft(shop, tiles, begin, end):
-    for n in range(tiles):
-        place, parity = place_and_parity(n, shop.places)
-        yield shop.wait(shop.full[place], parity)
-        if begin <= n < end:
-            yield shop.multiply(n, place)
-        yield shop.give_back(place)
 
 
 def clocks_of_a_tile(rows, keys, D, instructions):

@@ -70,7 +70,7 @@ class Shop:
         return "give back", self._known(place), None
 
     def _known(self, place):
-        if place not in range(self.places):
+        if isinstance(place, float) or place not in range(self.places):
             raise Trouble(f"there is no place {place!r}: this shop has the places 0 to {self.places - 1}")
         return place
 
@@ -84,7 +84,7 @@ class Worker:
 
 
 def run(carrier, crafts, places, took):
-    """[(worker, "copy" or "multiply", tile, place, begin, end)] of a carrier and crafts, functions of a Shop that return generators.
+    """[(worker, "copy", "multiply" or "give back", tile, place, begin, end)] of a carrier and crafts: functions of a Shop, generators.
 
     took: (action, tile) → how long it takes.
 
@@ -118,6 +118,7 @@ def run(carrier, crafts, places, took):
             worker.waits_for = first, second
             continue
         if what == "give back":
+            trace.append((worker.name, what, None, first, now, now))
             shop.empty[first].arrive()
             ready.append(worker)
         elif what in ("copy", "multiply"):

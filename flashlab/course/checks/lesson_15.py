@@ -1,5 +1,7 @@
 """Exercise 15, by hand for Hopper: places and parities, the carrier, a craft that multiplies some tiles, what each unit needs."""
 
+from collections import Counter
+
 import numpy as np
 
 from flashlab.course import workshop
@@ -65,7 +67,7 @@ def clock_cases(rng):
         Case("head dim 64", (64, 128, 64, 415)),
         Case("fewer keys", (64, 64, 128, 240)),
         Case("twice the rows", (128, 128, 128, 460)),
-        Case("one warp, and nothing divides", (16, 20, 40, 461)),
+        Case("three warps, and nothing divides", (48, 20, 40, 461)),
         Case("drawn at random", (64 * int(rng.integers(1, 4)), 2 ** int(rng.integers(5, 9)), 64, int(rng.integers(100, 900)))),
     ]
 
@@ -73,34 +75,44 @@ def clock_cases(rng):
 # ------------------------------------------------------------------------------------------------ how workers are tried out
 
 
-def outcome(runs):
-    """ "" where every run of a workshop goes well, otherwise the first trouble and how often there was any. runs: (run, wanted) in turn."""
+def outcome(work):
+    """ "" where every run of a workshop goes well, otherwise what is wrong. work: a seed → "" or what is wrong in that run."""
     troubles = []
-    for number, (work, wanted) in enumerate(runs):
+    for seed in range(RUNS):
         try:
-            trace = work()
+            told = work(seed)
         except Trouble as trouble:
-            troubles.append((number, str(trouble)))
-            continue
-        for name, tiles in wanted.items():
-            found = [tile for worker, what, tile, *_ in trace if (worker, what) == name]
-            if found != tiles:
-                troubles.append((number, f"{name[0]} should {name[1]} tiles {tiles}, and did so with {found}"))
-                break
-    if not troubles:
-        return ""
-    return f"in {len(troubles)} of {number + 1} runs, each with other times, there was trouble; the first was: {troubles[0][1]}"
+            told = str(trouble)
+        if told:
+            troubles.append(told)
+    if len(troubles) == RUNS and len(set(troubles)) == 1:
+        return troubles[0]
+    return f"in {len(troubles)} of {RUNS} runs, each with other times, there was trouble; the first was: {troubles[0]}" if troubles else ""
+
+
+def unlike(trace, name, what, tiles):
+    """ "" where a worker has done this with these tiles, in order, otherwise what it has done."""
+    found = [tile for worker, action, tile, *_ in trace if (worker, action) == (name, what)]
+    return "" if found == tiles else f"{name} should {what} tiles {tiles}, and did so with {found}"
+
+
+def given_back(trace, name, tiles, places):
+    """ "" where a craft has given back each place as often as a tile lay in it, otherwise how often."""
+    found = Counter(place for worker, what, _, place, *_ in trace if (worker, what) == (name, "give back"))
+    wanted = Counter(n % places for n in range(tiles))
+    wrong = next((place for place in wanted if found[place] != wanted[place]), None)
+    return "" if wrong is None else f"{name} gave back place {wrong} {found[wrong]} times, and {wanted[wrong]} tiles came to it"
 
 
 def try_carrier(attempt, tiles, places, crafts):
     every = list(range(tiles))
-    wanted = {("the carrier", "copy"): every} | {(f"craft {c}", "multiply"): every for c in range(crafts)}
 
     def work(seed):
-        return workshop.run(lambda shop: attempt(shop, tiles), [craft_of(tiles, 0, tiles)] * crafts, places, drawn(seed))
+        trace = workshop.run(lambda shop: attempt(shop, tiles), [craft_of(tiles, 0, tiles)] * crafts, places, drawn(seed))
+        told = (unlike(trace, f"craft {c}", "multiply", every) for c in range(crafts))
+        return unlike(trace, "the carrier", "copy", every) or next(filter(None, told), "")
 
-    told = outcome((lambda seed=seed: work(seed), wanted) for seed in range(RUNS))
-    return told or wasted(
+    return outcome(work) or wasted(
         lambda carry: workshop.run(carry, [craft_of(tiles, 0, tiles)] * crafts, places, steady()),
         lambda shop: attempt(shop, tiles),
         carrier_of(tiles),
@@ -108,14 +120,20 @@ def try_carrier(attempt, tiles, places, crafts):
 
 
 def try_craft(attempt, tiles, places, ranges):
-    wanted = {(f"craft {c}", "multiply"): list(range(begin, end)) for c, (begin, end) in enumerate(ranges)}
+    attempts = [lambda shop, own=own: attempt(shop, tiles, *own) for own in ranges]
 
-    def work(crafts, took):
+    def run(crafts, took):
         return workshop.run(carrier_of(tiles), crafts, places, took)
 
-    attempts = [lambda shop, own=own: attempt(shop, tiles, *own) for own in ranges]
-    told = outcome((lambda seed=seed: work(attempts, drawn(seed)), wanted) for seed in range(RUNS))
-    return told or wasted(lambda crafts: work(crafts, steady()), attempts, [craft_of(tiles, *own) for own in ranges])
+    def work(seed):
+        trace = run(attempts, drawn(seed))
+        for c, (begin, end) in enumerate(ranges):
+            told = unlike(trace, f"craft {c}", "multiply", list(range(begin, end))) or given_back(trace, f"craft {c}", tiles, places)
+            if told:
+                return told
+        return ""
+
+    return outcome(work) or wasted(lambda crafts: run(crafts, steady()), attempts, [craft_of(tiles, *own) for own in ranges])
 
 
 def wasted(work, attempt, right):
@@ -157,6 +175,7 @@ PLACE_MISTAKES = (
     Mistake(
         "the round itself", "the round was returned: its parity is the last bit of it.", 2, lambda n, places: (n % places, n // places)
     ),
+    Mistake("a true division", "the round has a fraction: divide with //.", 1, lambda n, places: (n % places, n / places % 2)),
     Mistake("the tile's parity", "the tile's own parity was taken: it is the round that counts.", 2, lambda n, places: (n % places, n % 2)),
     Mistake(
         "the place's parity",
@@ -231,6 +250,14 @@ CARRIER_MISTAKES = (
     ),
     mistake(
         carrier,
+        "the first places alone",
+        "only the first tile of each place has a parity of its own: it changes in every round.",
+        2,
+        "1 - parity",
+        "1 if n < shop.places else 0",
+    ),
+    mistake(
+        carrier,
         "in lockstep",
         "the carrier waits until the tile that it has just brought is given back: nothing is under way meanwhile.",
         2,
@@ -267,7 +294,7 @@ CRAFT_MISTAKES = (
     mistake(
         craft,
         "its own tiles alone",
-        "the loop goes over its own tiles alone: the others must be given back too.",
+        "the other crafts' tiles are skipped: they must be given back too.",
         1,
         "range(tiles)",
         "range(begin, end)",
@@ -283,7 +310,7 @@ CRAFT_MISTAKES = (
     mistake(
         craft,
         "begins with its own",
-        "the loop begins with its own first tile: those before it must be given back too.",
+        "tiles before its own are left out, or come too late: every tile must be given back, in order.",
         1,
         "range(tiles)",
         "range(begin, tiles)",
@@ -333,6 +360,17 @@ CRAFT_MISTAKES = (
         "        yield shop.give_back(place)\n        yield shop.give_back(place)\n",
     ),
     mistake(
+        craft, "always parity 0", "the parity is 0 in every round: it changes from round to round.", 1, "[place], parity", "[place], 0"
+    ),
+    mistake(
+        craft,
+        "others given back twice",
+        "tiles of other crafts are given back twice: each craft arrives once for each tile.",
+        1,
+        "        yield shop.give_back(place)\n",
+        "        yield shop.give_back(place)\n        if not begin <= n < end:\n            yield shop.give_back(place)\n",
+    ),
+    mistake(
         craft,
         "in lockstep",
         "the craft waits until the others have given the tile back, too: it need not, and could take the next one meanwhile.",
@@ -361,7 +399,7 @@ CRAFT_MISTAKES = (
     mistake(
         craft,
         "never given back",
-        "nothing is given back, or it is not yielded: the carrier waits for ever.",
+        "nothing is given back in the loop, or it is not yielded: the carrier waits for ever.",
         1,
         "        yield shop.give_back(place)\n",
         "",
@@ -422,7 +460,7 @@ CLOCK_MISTAKES = (
         "warps * instructions / ISSUE",
         "instructions",
     ),
-    _clocks("warps of 32 rows", "32 rows were counted to a warp: it is 16 here.", 2, "rows // 16", "rows / 32"),
+    _clocks("warps of 32 rows", "32 rows were counted to a warp: it is 16 here.", 2, "rows // 16", "rows // 32"),
     Mistake(
         "the other order",
         "(tensor cores, exponentials, issue) was asked for, in this order.",

@@ -45,6 +45,8 @@ def draw_shelf(places=2, copy=4, multiply=3, tiles=8):
     lines = [f"copies into place {place}" for place in range(places)] + ["craft 0", "craft 1"]
     figure, axes = plt.subplots(figsize=(9, 0.9 + 0.42 * len(lines)))
     for worker, what, tile, place, begin, end in trace:
+        if what == "give back":
+            continue
         line = place if what == "copy" else lines.index(worker)
         color = COLORS["K"] if what == "copy" else COLORS["good"]
         axes.barh(line, end - begin, left=begin, height=0.75, color=color, edgecolor="white")
@@ -59,9 +61,9 @@ def draw_shelf(places=2, copy=4, multiply=3, tiles=8):
 
 PARTS = (  # between one clock and the next: what a craft does, and its colour
     ("issues both products", COLORS["ink"]),
-    ("waits for q · kᵀ", COLORS["K"]),
+    ("waits for products", COLORS["K"]),
     ("softmax", COLORS["good"]),
-    ("waits for p · v", COLORS["V"]),
+    ("waits for the rest", COLORS["V"]),
     ("hands on, waits for k", COLORS["faint"]),
 )
 SHOWN = 4  # steps of each craft

@@ -88,7 +88,7 @@ def edited(words):
         if old not in source:
             raise ValueError(f"words: {old!r} is not in {forward.__name__}: a decision is undone where the kernel has these words.")
         source = source.replace(old, new)
-    folder = _folder()
+    folder = Path(_folder().name)
     path = folder / f"forward_{len(list(folder.iterdir()))}.py"
     path.write_text(source, encoding="utf-8")  # Triton reads a kernel's source from its file
     spec = importlib.util.spec_from_file_location(f"flashlab_{path.stem}", path)
@@ -100,7 +100,8 @@ def edited(words):
 
 @functools.cache
 def _folder():
-    return Path(tempfile.mkdtemp(prefix="flashlab-"))
+    """Where variants lie, as long as this process lives."""
+    return tempfile.TemporaryDirectory(prefix="flashlab-")
 
 
 @functools.cache
@@ -152,7 +153,7 @@ def prices(seqlen, head_dim, is_causal):
 
 
 def clocks(name, seqlen=16384, head_dim=128):
-    """Clock cycles of one program: for each craft and step [begins, then EVENTS], from the first on. name: a decision to leave out."""
+    """Clock cycles of one program: for each craft and step those of EVENTS, counted from the first. name: a decision to leave out."""
     module = edited((*(DECISIONS[name].words if name else ()), *WITH_CLOCKS))
     query, key, value, spec, extras = tensors(seqlen, head_dim, is_causal=False)
     launch = module.plan(query, key, value, spec, extras, None)

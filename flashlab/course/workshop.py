@@ -5,7 +5,7 @@ Workers are generators. What they yield are the actions of a `Shop`; a worker th
 
 import heapq
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -80,7 +80,6 @@ class Worker:
     name: str
     actions: object  # generator
     waits_for: tuple | None = None  # (barrier, parity)
-    done: list = field(default_factory=list)  # tiles that it has multiplied
 
 
 def run(carrier, crafts, places, took):
@@ -134,7 +133,6 @@ def run(carrier, crafts, places, took):
                     lies = "nothing yet" if holds[place] is None else f"tile {holds[place]}"
                     raise Trouble(f"{worker.name} multiplied tile {tile} from place {place}, where {lies} lay")
                 busy[worker.name] = tile, place
-                worker.done.append(tile)
             end = now + took(what, tile)
             trace.append((worker.name, what, tile, place, now, end))
             heapq.heappush(ends, (end, next(numbers), what, tile, place, worker))

@@ -8,7 +8,7 @@ def forward(query, key, value, spec, extras):
     if decode.suits(query, key, spec, extras):
         return decode.decode
     if hopper.serves(query, key, value, spec, extras):
-        from flashlab.kernels.hopper.forward import forward  # Gluon is part of Triton from 3.5 on
+        from flashlab.kernels.hopper.forward import forward  # imports Gluon, which only they need
     else:
         from flashlab.kernels.forward import forward
     return forward

@@ -64,6 +64,8 @@ def test_every_decision_can_be_undone():
 
     for name, decision in by_hand.DECISIONS.items():
         assert decision.words or decision.constants, name
+        for head_dim, constants in decision.constants.items():
+            assert constants.items() - forward.CONFIGS[head_dim].items() and constants.keys() <= forward.CONFIGS[head_dim].keys(), name
         assert by_hand.edited(decision.words).forward_kernel is not forward.forward_kernel
     assert by_hand.edited(by_hand.WITH_CLOCKS).tick
     with pytest.raises(ValueError, match="is not in flashlab.kernels.hopper.forward"):

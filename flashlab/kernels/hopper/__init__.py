@@ -3,7 +3,7 @@
 | a call takes them when                                                             | otherwise                             |
 |------------------------------------------------------------------------------------|---------------------------------------|
 | the GPU has compute capability 9.0                                                 | it lacks their instructions           |
-| Triton is 3.6 or 3.7                                                               | they are not tested; it is said once  |
+| Triton is 3.6, with which they have run, or 3.7, with which CI compiles them       | they are not tested; it is said once  |
 | float16 or bfloat16, head dim 64 (forward) or 128, values the same                 | none are written, or none are faster  |
 | it has no feature but a causal mask, a window, grouped heads, lse and its gradient | only the portable ones have it        |
 | 512 queries or more; rows that see 512 keys or more (half a window's), with head   | the portable ones are faster          |

@@ -6,12 +6,13 @@ import triton.language as tl
 
 from flashlab.kernels.hopper.dkdv import dkdv_kernel
 from flashlab.kernels.hopper.dq import dq_kernel
-from flashlab.kernels.hopper.workshop import Band, describe
+from flashlab.kernels.hopper.workshop import CRAFT_ROWS, CRAFTS, Band, describe
 from flashlab.kernels.launch import Launch, planned
 from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile, view
 from flashlab.spec import NO_EXTRAS
 
-OWNED, CRAFT_ROWS = 128, 64  # keys or rows of a program, and of one of its two crafts
+OWN = CRAFT_ROWS.value  # keys or rows of a craft
+OWNED = OWN * CRAFTS.value  # and of a program
 WALKED = 64  # query rows, or keys, of a tile
 DKDV = dict(PLACES=2, REGISTERS=240)
 DQ = dict(PLACES=3, REGISTERS=240)
@@ -65,10 +66,10 @@ def plan(query, key, value, grad_out, out, lse, grad_lse, spec, extras, tiles):
     to_dkdv = Launch(
         dkdv_kernel, triton.cdiv(seqlen_k, OWNED) * batch * heads_kv, (spec.scale, band, mirrored),
         dict(GROUP=group, **DKDV, num_warps=4), lambda x: x,
-        {0: WALKED, 1: CRAFT_ROWS, 2: CRAFT_ROWS, 3: WALKED, 4: WALKED, 5: CRAFT_ROWS, 6: CRAFT_ROWS}, describe,
+        {0: WALKED, 1: OWN, 2: OWN, 3: WALKED, 4: WALKED, 5: OWN, 6: OWN}, describe,
     )  # fmt: skip
     to_dq = Launch(
         dq_kernel, triton.cdiv(seqlen_q, OWNED) * batch * heads, (spec.scale, band),
-        dict(GROUP=group, **DQ, num_warps=4), view, {0: CRAFT_ROWS, 1: WALKED, 2: WALKED, 3: CRAFT_ROWS, 5: CRAFT_ROWS}, describe,
+        dict(GROUP=group, **DQ, num_warps=4), view, {0: OWN, 1: WALKED, 2: WALKED, 3: OWN, 5: OWN}, describe,
     )  # fmt: skip
     return to_rows, to_dkdv, to_dq

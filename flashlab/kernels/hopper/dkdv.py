@@ -12,6 +12,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
+    CRAFTS,
     Place,
     carry,
     carry_owned,
@@ -27,8 +28,6 @@ from flashlab.kernels.hopper.workshop import (
     wait_for_room,
 )  # fmt: skip
 from flashlab.kernels.tile import LN_2, LOG2_E
-
-CRAFTS = gl.constexpr(2)
 
 
 class Shared(NamedTuple):

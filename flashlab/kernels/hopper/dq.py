@@ -9,6 +9,7 @@ from triton.experimental.gluon.language.nvidia.hopper import tma, warpgroup_mma,
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
+    CRAFTS,
     Place,
     carry,
     carry_owned,
@@ -23,8 +24,6 @@ from flashlab.kernels.hopper.workshop import (
     tiles_in_sight,
 )  # fmt: skip
 from flashlab.kernels.tile import LN_2, LOG2_E
-
-CRAFTS = gl.constexpr(2)
 
 
 class Shared(NamedTuple):

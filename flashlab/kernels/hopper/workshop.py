@@ -14,6 +14,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 CRAFT_ROWS = gl.constexpr(64)  # what one warpgroup multiplies at a time
+CRAFTS = gl.constexpr(2)  # in the backward pass
 CARRIER_REGISTERS = gl.constexpr(24)  # of a thread: the fewest there are; what it leaves goes to the crafts
 GLUON_TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16, torch.float32: gl.float32}
 
@@ -107,7 +108,7 @@ def take_owned(owned, craft: gl.constexpr):
 def place_of(shelf, n):
     """(place, parity of the round) of tile n of a walk: tiles take places in turn, round after round."""
     PLACES: gl.constexpr = shelf.tiles.shape[0]
-    n = n.to(gl.uint32)  # signed, a remainder would take twice the instructions
+    n = n.to(gl.uint32)  # signed, a remainder takes a few instructions more
     return (n % PLACES).to(gl.int32), (n // PLACES & 1).to(gl.int32)
 
 

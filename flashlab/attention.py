@@ -10,7 +10,7 @@ def attention(
     query, key, value, *,
     attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False,
     alignment="top_left", window=None, softcap=None, alibi_slopes=None, sinks=None,
-    mask_mod=None, bias_mod=None, query_labels=None, key_labels=None, block_mask=None, seed=None, return_lse=False,
+    mask_mod=None, bias_mod=None, query_labels=None, key_labels=None, block_mask=None, seed=None, deterministic=True, return_lse=False,
 ):  # fmt: skip
     """Exact softmax attention, softmax(scale · QKᵀ) V, in O(Sq + Sk) extra memory. Differentiable, also twice.
 
@@ -39,6 +39,8 @@ def attention(
         query_labels, key_labels: (B or 1, Sq) and (B or 1, Sk), int32: what mask_mod is told of a position, for example its document.
         block_mask: `flashlab.block_mask(mask_mod, …)`; instead of mask_mod and its labels. Empty tiles are then skipped.
         seed: an int; the same seed drops the same pairs, on a CPU and a GPU alike. None: drawn from torch's generator.
+        deterministic: the backward pass gives the same bits every run. False: query's gradient may be summed in any order, where that pays:
+            today in long calls on Hopper GPUs (`explain` says so). It stays True under torch.use_deterministic_algorithms.
         return_lse: also return the logsumexp of each row of shaped scores, through which gradients flow too.
 
     Returns:
@@ -50,7 +52,7 @@ def attention(
         NotImplementedError: forward-mode derivatives (`torch.func.jvp`).
 
     Scores and sums are float32 (float64 for float64 inputs). float32 inputs are multiplied exactly unless
-    `torch.set_float32_matmul_precision` allows TF32. The backward pass gives the same bits every run.
+    `torch.set_float32_matmul_precision` allows TF32.
 
     Source: Dao, FlashAttention-2 (2023), Algorithms 1 and 2; the order cap, bias, mask is that of flash-attn.
     """
@@ -58,6 +60,7 @@ def attention(
         query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa,
         alignment=alignment, window=window, softcap=softcap, alibi_slopes=alibi_slopes, sinks=sinks,
         mask_mod=mask_mod, bias_mod=bias_mod, query_labels=query_labels, key_labels=key_labels, block_mask=block_mask, seed=seed,
+        deterministic=deterministic,
     )  # fmt: skip
     out, lse = ops.apply(query, key, value, spec, extras)
     return (out, lse) if return_lse else out
@@ -67,7 +70,7 @@ def attention_varlen(
     query, key, value, cu_seqlens_q, cu_seqlens_k, *,
     dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False,
     alignment="top_left", window=None, softcap=None, alibi_slopes=None, sinks=None,
-    mask_mod=None, bias_mod=None, query_labels=None, key_labels=None, seed=None, return_lse=False,
+    mask_mod=None, bias_mod=None, query_labels=None, key_labels=None, seed=None, deterministic=True, return_lse=False,
 ):  # fmt: skip
     """Attention of many sequences that lie one after another, without padding: each row sees the keys of its own sequence alone.
 
@@ -92,7 +95,7 @@ def attention_varlen(
     query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))  # (1, H, total, D), as views
     checks.heads(query, key, value, enable_gqa)
     checks.cu_seqlens(cu_seqlens_q, cu_seqlens_k, query, key)
-    spec = _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_mod, bias_mod)
+    spec = _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_mod, bias_mod, deterministic)
     if query_labels is not None and key_labels is not None:
         query_labels, key_labels = (x[None] if isinstance(x, torch.Tensor) else x for x in (query_labels, key_labels))
     extras = Extras(
@@ -135,7 +138,7 @@ def described(
     query, key, value, *,
     attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False,
     alignment="top_left", window=None, softcap=None, alibi_slopes=None, sinks=None,
-    mask_mod=None, bias_mod=None, query_labels=None, key_labels=None, block_mask=None, seed=None,
+    mask_mod=None, bias_mod=None, query_labels=None, key_labels=None, block_mask=None, seed=None, deterministic=True,
 ):  # fmt: skip
     """Checked arguments of `attention` as (query, key, value, Spec, Extras): all that is ever computed from."""
     query, key, value = _autocast(query, key, value)
@@ -144,7 +147,7 @@ def described(
     if block_mask is not None:
         checks.block_mask(block_mask, query, key, mask_mod, query_labels, key_labels, is_causal, window)
         mask_mod, query_labels, key_labels = block_mask.mask_mod, block_mask.query_labels, block_mask.key_labels
-    spec = _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_mod, bias_mod)
+    spec = _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_mod, bias_mod, deterministic)
     extras = Extras(
         attn_mask=checks.attn_mask(attn_mask, query, key),
         alibi_slopes=checks.alibi_slopes(alibi_slopes, query, query.shape[0]),
@@ -157,7 +160,7 @@ def described(
     return query, key, value, spec, extras
 
 
-def _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_mod, bias_mod):
+def _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_mod, bias_mod, deterministic):
     return Spec(
         scale=checks.scale(scale, query.shape[-1]),
         is_causal=bool(is_causal),
@@ -167,6 +170,7 @@ def _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_m
         dropout_p=checks.dropout_p(dropout_p),
         mask_mod=checks.mod("mask_mod", mask_mod),
         bias_mod=checks.mod("bias_mod", bias_mod),
+        deterministic=bool(deterministic) or torch.are_deterministic_algorithms_enabled(),
     )
 
 

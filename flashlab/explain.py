@@ -85,13 +85,19 @@ def _on_hopper(query, key, value, spec, extras):
 
     if configs.target_of(query) != (9, 0) or decode.suits(query, key, spec, extras):
         return ""
+    call = query, key, value, spec, extras
     said = []
     for direction, grad_out in (("forward", None), ("backward", query)):  # grad_out most likely lies as query does
-        why_not = hopper.why_not(query, key, value, spec, extras, grad_out)
-        said.append(
-            f"; {direction}, " + (f"portable kernels: {why_not}" if why_not else "kernels that are scheduled by hand for Hopper GPUs")
-        )
-    return "".join(said)
+        why_not = hopper.why_not(direction, *call, grad_out)
+        kernels = f"portable kernels: {why_not}" if why_not else "kernels that are scheduled by hand for Hopper GPUs"
+        said.append(f"{direction}, {kernels}")
+    if not spec.deterministic:
+        why_not = hopper.why_not("fused", *call, query)
+        if why_not:
+            said.append(f"deterministic all the same: {why_not}")
+        else:
+            said[1] = "backward, one kernel that is scheduled by hand for Hopper GPUs and sums query's gradient in any order"
+    return "".join(f"; {words}" for words in said)
 
 
 def _tiles(query, key, value, spec, extras):
@@ -105,9 +111,9 @@ def _tiles(query, key, value, spec, extras):
         config = configs.choose_decoding(query, value.shape[-1])
         chosen["decode"] = (decode.rows_of_a_tile(query, key), config.BLOCK_N, config.num_warps, config.num_stages)
         names.remove("forward")
-    elif hopper.serves(query, key, value, spec, extras):
+    elif hopper.serves("forward", query, key, value, spec, extras):
         names.remove("forward")
-    if hopper.serves(query, key, value, spec, extras, grad_out=query):
+    if hopper.backward_of(query, key, value, spec, extras, grad_out=query):
         names = [name for name in names if name not in ("dkdv", "dq")]
     for name in names:
         described = configs.can_describe(name, (query, key, value), spec, extras)

@@ -14,7 +14,10 @@ from flashlab.layout import accumulation_dtype, empty_out
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 TENSORS = ", ".join(f"Tensor? {name}" for name in Extras._fields)
-NUMBERS = "float? scale, bool is_causal, int left, int right, bool bottom_right, float softcap, float dropout_p, str mask_mod, str bias_mod"
+NUMBERS = (
+    "float? scale, bool is_causal, int left, int right, bool bottom_right, float softcap, float dropout_p, "
+    "str mask_mod, str bias_mod, bool deterministic"
+)
 EXTRAS, HOW_MANY_NUMBERS = len(Extras._fields), NUMBERS.count(",") + 1
 FEATURES = f"{TENSORS}, {NUMBERS}"
 SAVED = "Tensor query, Tensor key, Tensor value"
@@ -53,7 +56,7 @@ def apply(query, key, value, spec: Spec, extras: Extras):
 def flatten(spec: Spec, extras: Extras):
     """Spec and Extras as the flat list that operators take."""
     numbers = (spec.scale, spec.is_causal, *spec.window, spec.bottom_right, spec.softcap, spec.dropout_p)
-    return (*extras, *numbers, name_of(spec.mask_mod), name_of(spec.bias_mod))
+    return (*extras, *numbers, name_of(spec.mask_mod), name_of(spec.bias_mod), spec.deterministic)
 
 
 def _described(query, features):
@@ -64,8 +67,9 @@ def _described(query, features):
 
 
 @functools.lru_cache(1024)
-def _spec(scale, is_causal, left, right, bottom_right, softcap, dropout_p, mask_mod, bias_mod):
-    return Spec(scale, is_causal, (left, right), bottom_right, softcap, dropout_p, _mods.get(mask_mod), _mods.get(bias_mod))
+def _spec(scale, is_causal, left, right, bottom_right, softcap, dropout_p, mask_mod, bias_mod, deterministic):
+    mods = _mods.get(mask_mod), _mods.get(bias_mod)
+    return Spec(scale, is_causal, (left, right), bottom_right, softcap, dropout_p, *mods, deterministic)
 
 
 @torch.autocast("cpu", enabled=False)

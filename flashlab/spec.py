@@ -46,6 +46,7 @@ class Spec:
     dropout_p: float = 0.0
     mask_mod: Callable | None = None  # (batch, head, i, j[, label_i, label_j]) → may i see j?
     bias_mod: Callable | None = None  # (batch, head, i, j) → what is added to the score
+    deterministic: bool = True  # the backward pass gives the same bits every run
     first_batch: int = 0  # the number of the first batch element, where packed sequences are computed one by one
 
     def diagonal(self, seqlen_q, seqlen_k):

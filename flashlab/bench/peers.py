@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flashlab import __version__, attention, attention_varlen
+from flashlab import __version__, attention, attention_varlen, explain
 from flashlab.bench import problems
 
 MATH_LIMIT = 2048  # tokens: beyond, SDPA's formula in plain torch holds S×S matrices of many GiB
@@ -37,6 +37,7 @@ def found():
     torch_version = torch.__version__
     here = [
         Peer("flashlab", __version__, _flashlab),
+        Peer("flashlab, deterministic=False", __version__, _flashlab_in_any_order),
         Peer("FlashAttention-2 in torch", torch_version, _flash_in_torch),
         Peer("cuDNN in torch", torch_version, lambda *call: _sdpa(SDPBackend.CUDNN_ATTENTION, *call)),
         Peer("memory-efficient in torch", torch_version, lambda *call: _sdpa(SDPBackend.EFFICIENT_ATTENTION, *call)),
@@ -60,10 +61,20 @@ def _flashlab(problem, query, key, value):
     if problem.packed:
         starts, (query, key, value) = _starts(problem, query), (x[0].transpose(0, 1) for x in (query, key, value))
         return lambda: attention_varlen(query, key, value, starts, starts, is_causal=problem.is_causal).transpose(0, 1)[None]
-    options = dict(is_causal=problem.is_causal, enable_gqa=problem.group > 1)
-    if problem.window is not None:
-        options["window"] = (problem.window, 0)
+    options = _options(problem)
     return lambda: attention(query, key, value, **options)
+
+
+def _flashlab_in_any_order(problem, query, key, value):
+    options = _options(problem) | dict(deterministic=False)
+    if problem.packed or "in any order" not in explain(query, key, value, **options).reason:
+        raise Refused("takes the same kernels as with deterministic=True")
+    return lambda: attention(query, key, value, **options)
+
+
+def _options(problem):
+    options = dict(is_causal=problem.is_causal, enable_gqa=problem.group > 1)
+    return options if problem.window is None else options | dict(window=(problem.window, 0))
 
 
 def _flash_in_torch(problem, query, key, value):

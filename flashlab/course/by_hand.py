@@ -1,4 +1,4 @@
-"""What lesson 15 measures: the Hopper forward kernel with one decision undone at a time, and clocks read inside of it.
+"""What lesson 15 measures: the Hopper forward kernel with one decision undone at a time, clocks read inside of it, and all beside peers.
 
 Each variant is the library's own kernel with other words in its source, so nothing that the lesson shows can drift from what runs.
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from flashlab.attention import described
-from flashlab.bench.problems import TOKENS, WIDTH
+from flashlab.bench import peers
+from flashlab.bench.problems import TOKENS, WIDTH, Problem
 from flashlab.bench.timing import interleaved
 from flashlab.course.memory import attention_flops
 
@@ -184,18 +185,62 @@ def power(seqlen=16384, head_dim=128, seconds=3.0):
     return dict(zip(("watts", "limit", "clock", "highest_clock"), map(float, told.stdout.splitlines()[0].split(",")), strict=True))
 
 
+PEERS = ("cuDNN in torch", "flash-attn 4")  # who has kernels for Hopper as well
+
+
+def beside(seqlen, head_dim, is_causal):
+    """{"forward" and "backward": {name: milliseconds}} of kernels by hand, portable ones and PEERS, all in one run."""
+    from flashlab.kernels import backward as portable_backward
+    from flashlab.kernels import forward as portable_forward
+    from flashlab.kernels.hopper import backward, forward
+
+    problem = Problem(seqlen, head_dim, is_causal)
+    leaves, grad_out = problem.tensors("cuda")
+    query, key, value, spec, _ = described(*(x.detach() for x in leaves), is_causal=is_causal)
+    out, lse = portable_forward.forward(query, key, value, spec)
+    saved = grad_out, query, key, value, out, lse, spec
+    attends = {peer.name: peer.prepare(problem, *leaves) for peer in peers.found()[0] if peer.name in PEERS}
+    outs = {name: attend() for name, attend in attends.items()}
+    works = {
+        "forward": {
+            "by hand": lambda: forward.forward(query, key, value, spec),
+            "portable": lambda: portable_forward.forward(query, key, value, spec),
+        },
+        "backward": {
+            "one kernel": lambda: backward.backward_in_any_order(*saved),
+            "portable": lambda: portable_backward.backward(*saved),
+        } | ({"two kernels": lambda: backward.backward(*saved)} if head_dim == 128 else {}),
+    }  # fmt: skip
+    works["forward"] |= {name: lambda attend=attend: (attend(),) for name, attend in attends.items()}
+    works["backward"] |= {name: lambda out=out: torch.autograd.grad(out, leaves, grad_out, retain_graph=True) for name, out in outs.items()}
+    for way in works.values():
+        truth = way["portable"]()[:3]
+        for name, work in way.items():
+            for ours, theirs in zip(truth, work(), strict=False):
+                if ours.shape == theirs.shape and not (ours - theirs).abs().max() < 0.02 * max(1, ours.abs().max()):
+                    raise RuntimeError(f"{name!r} computes something else.")
+    return {way: {name: times.median for name, times in interleaved(named, "cuda").items()} for way, named in works.items()}
+
+
 SIZES = [(seqlen, head_dim, is_causal) for head_dim in (64, 128) for is_causal in (False, True) for seqlen in (4096, 16384)]
+BESIDE = [(seqlen, head_dim, is_causal) for head_dim in (64, 128) for is_causal in (False, True) for seqlen in (4096, 8192, 16384)]
 
 
 def measure():
     """All that the lesson's record holds."""
     rows = []
     for seqlen, head_dim, is_causal in SIZES:
-        flops = TOKENS // seqlen * (WIDTH // head_dim) * attention_flops(seqlen, seqlen, head_dim, is_causal=is_causal)
-        row = dict(seqlen=seqlen, head_dim=head_dim, attention="causal" if is_causal else "full", flops=flops)
-        rows.append(row | dict(ms=prices(seqlen, head_dim, is_causal)))
+        rows.append(_size(seqlen, head_dim, is_causal) | dict(ms=prices(seqlen, head_dim, is_causal)))
     overlap = "softmax beside its own p · v"
-    return dict(prices=rows, events=EVENTS, clocks={"as it is": clocks(None), f"without {overlap}": clocks(overlap)}, power=power())
+    return dict(
+        prices=rows, events=EVENTS, clocks={"as it is": clocks(None), f"without {overlap}": clocks(overlap)}, power=power(),
+        beside=[_size(*size) | beside(*size) for size in BESIDE], peers={x.name: x.version for x in peers.found()[0] if x.name in PEERS},
+    )  # fmt: skip
+
+
+def _size(seqlen, head_dim, is_causal):
+    flops = TOKENS // seqlen * (WIDTH // head_dim) * attention_flops(seqlen, seqlen, head_dim, is_causal=is_causal)
+    return dict(seqlen=seqlen, head_dim=head_dim, attention="causal" if is_causal else "full", flops=flops)
 
 
 def main(out: str = "benchmarks", commit: str = ""):

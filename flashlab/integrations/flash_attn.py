@@ -14,7 +14,7 @@ Everywhere below:
     window_size: (left, right): row i sees keys i + Sk − Sq − left … i + Sk − Sq + right; −1: all of that side.
     softcap: scores become softcap · tanh(score / softcap); 0.0: off.
     alibi_slopes: (Hq,) or (B, Hq), float32: −slope · |i + Sk − Sq − j| is added to the score.
-    deterministic: accepted; the backward pass gives the same bits every run either way.
+    deterministic: the backward pass gives the same bits every run; False allows a faster one where flashlab has one.
     return_attn_probs: return (out, softmax_lse, None) instead of out. The third, flash-attn's S_dmask, is always None: probabilities are
         never formed. softmax_lse: (B, Hq, Sq), or (Hq, total_q) in the varlen functions, float32, natural log. Gradients flow through it.
 
@@ -40,7 +40,7 @@ def flash_attn_func(
     query, key, value = (_laid_out(name, x, names).transpose(1, 2) for name, x in (("q", q), ("k", k), ("v", v)))
     out, lse = attention(
         query, key, value, dropout_p=dropout_p, is_causal=causal, scale=softmax_scale, enable_gqa=True, alignment="bottom_right",
-        window=window_size, softcap=softcap, alibi_slopes=alibi_slopes, return_lse=True,
+        window=window_size, softcap=softcap, alibi_slopes=alibi_slopes, deterministic=deterministic, return_lse=True,
     )  # fmt: skip
     out = out.transpose(1, 2)
     return (out, lse, None) if return_attn_probs else out
@@ -80,7 +80,7 @@ def flash_attn_varlen_func(
     out, lse = attention_varlen(
         *(_laid_out(name, x, ("total", "heads", "head_dim")) for name, x in (("q", q), ("k", k), ("v", v))), cu_seqlens_q, cu_seqlens_k,
         dropout_p=dropout_p, is_causal=causal, scale=softmax_scale, enable_gqa=True, alignment="bottom_right", window=window_size,
-        softcap=softcap, alibi_slopes=alibi_slopes, return_lse=True,
+        softcap=softcap, alibi_slopes=alibi_slopes, deterministic=deterministic, return_lse=True,
     )  # fmt: skip
     return (out, lse, None) if return_attn_probs else out
 

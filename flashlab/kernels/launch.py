@@ -30,7 +30,7 @@ def describe(x, rows):
 class Launch:
     """A kernel and all that it takes but tensors. No programs, no work.
 
-    described: {place: rows of a tile} of tensors that the kernel takes as descriptors (`describe` makes them), not as views.
+    described: {place: tile} of tensors that the kernel takes as descriptors (`describe` makes them), not as views.
     """
 
     def __init__(self, kernel, programs, numbers, constants, view=view, described=None, describe=describe):
@@ -42,8 +42,8 @@ class Launch:
         if not self.programs:
             return
         arguments = [*map(self.view, tensors), *self.numbers]
-        for place, rows in self.described.items():
-            arguments[place] = self.describe(tensors[place], rows)
+        for place, tile in self.described.items():
+            arguments[place] = self.describe(tensors[place], tile)
         if self.compiled is None:
             self.compiled = launch(self.kernel, self.programs, *arguments, **self.constants)
         else:  # a call of JITFunction looks at every argument again, which takes longer than a small kernel runs

@@ -7,7 +7,7 @@ def forward(query, key, value, spec, extras):
     """The function (query, key, value, spec, extras) → (out, lse) that serves this call."""
     if decode.suits(query, key, spec, extras):
         return decode.decode
-    if hopper.serves(query, key, value, spec, extras):
+    if hopper.serves("forward", query, key, value, spec, extras):
         from flashlab.kernels.hopper.forward import forward  # imports Gluon, which only they need
     else:
         from flashlab.kernels.forward import forward
@@ -16,7 +16,10 @@ def forward(query, key, value, spec, extras):
 
 def backward(query, key, value, spec, extras, grad_out):
     """The function (grad_out, query, key, value, out, lse, spec, grad_lse, extras) → (grad_query, grad_key, grad_value, delta)."""
-    if hopper.serves(query, key, value, spec, extras, grad_out):
+    by_hand = hopper.backward_of(query, key, value, spec, extras, grad_out)
+    if by_hand == "fused":
+        from flashlab.kernels.hopper.backward import backward_in_any_order as backward
+    elif by_hand:
         from flashlab.kernels.hopper.backward import backward
     else:
         from flashlab.kernels.backward import backward

@@ -3,6 +3,8 @@
 Not a test by itself: compute-sanitizer is the judge.
 """
 
+import itertools
+
 import torch
 
 from flashlab import attention, attention_decode, attention_varlen
@@ -32,8 +34,9 @@ def main():
     for case, dtype in CASES:
         attention_and_gradients(attention, case.tensors(dtype, "cuda"), case.options(dtype, "cuda"))
     hopper.FEWEST_QUERIES, hopper.FEWEST_OPERATIONS, hopper.FEWEST_KEYS = 1, 0, dict.fromkeys(hopper.FEWEST_KEYS, 0)
-    for case, dtype in BY_HAND:
-        attention_and_gradients(attention, case.tensors(dtype, "cuda"), case.options(dtype, "cuda"))
+    for deterministic, (case, dtype) in itertools.product((True, False), BY_HAND):
+        options = case.options(dtype, "cuda") | dict(deterministic=deterministic)
+        attention_and_gradients(attention, case.tensors(dtype, "cuda"), options)
     starts = torch.tensor([0, 5, 5, 75], dtype=torch.int32, device="cuda")
     query = torch.randn(75, 2, 64, dtype=torch.bfloat16, device="cuda", requires_grad=True)
     attention_varlen(query, query, query, starts, starts, is_causal=True).sum().backward()

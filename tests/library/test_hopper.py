@@ -34,7 +34,7 @@ SERVED = [
 ]
 NOT_SERVED = {
     "float32": dict(dtype=torch.float32),
-    "head dim 96 in the forward pass": dict(head_dim=96),
+    "head dim 96 forward": dict(head_dim=96),
     "value head dim 64": dict(value_dim=64),
     "511 queries": dict(seqlen=511),
     "fewer than 512 keys": dict(is_causal=True, seqlen=1000),
@@ -59,38 +59,62 @@ FEATURES = [
 def test_is_served(options):
     arguments, grad_out = call(**options)
     with as_if_on("sm_90", None):
-        assert hopper.serves(*arguments) and hopper.serves(*arguments, grad_out)
+        assert hopper.serves("forward", *arguments) and hopper.backward_of(*arguments, grad_out) == "backward"
 
 
 @pytest.mark.parametrize(("why", "options"), [*NOT_SERVED.items(), *(("a feature beyond", feature) for feature in FEATURES)])
 def test_is_not_served_and_says_why(why, options):
     arguments, _ = call(**options)
     with as_if_on("sm_90", None):
-        assert why in hopper.why_not(*arguments) and not hopper.serves(*arguments)
+        assert why in hopper.why_not("forward", *arguments) and not hopper.serves("forward", *arguments)
 
 
 def test_the_backward_pass_has_rules_of_its_own():
     served_forward, grad_out = call(head_dim=64, seqlen=4096)
     few_keys, other_grad_out = call(seqlen=512, is_causal=True, batch=512)
     with as_if_on("sm_90", None):
-        assert hopper.serves(*served_forward) and "head dim 64 in the backward pass" in hopper.why_not(*served_forward, grad_out)
-        assert not hopper.serves(*few_keys) and hopper.serves(*few_keys, other_grad_out)
+        assert hopper.serves("forward", *served_forward) and hopper.backward_of(*served_forward, grad_out) == ""
+        assert "head dim 64 backward" in hopper.why_not("backward", *served_forward, grad_out)
+        assert not hopper.serves("forward", *few_keys) and hopper.serves("backward", *few_keys, other_grad_out)
         shifted = torch.empty(*other_grad_out.shape[:3], 129, dtype=torch.bfloat16, device="meta")[..., 1:]
-        assert "multiples of 16 bytes" in hopper.why_not(*few_keys, shifted)
+        assert "multiples of 16 bytes" in hopper.why_not("backward", *few_keys, shifted)
+
+
+@pytest.mark.parametrize(("options", "kernels"), [
+    (dict(head_dim=64, seqlen=4096), "fused"),
+    (dict(head_dim=128, seqlen=4096, is_causal=True), "fused"),
+    (dict(head_dim=128, seqlen=1024), "backward"),  # too short for the fused kernel
+    (dict(head_dim=64, seqlen=1000), ""),
+    (dict(head_dim=96, seqlen=4096), ""),
+])  # fmt: skip
+def test_who_does_not_ask_for_equal_bits_gets_the_fused_kernel_where_it_is_faster(options, kernels):
+    arguments, grad_out = call(**options, deterministic=False)
+    with as_if_on("sm_90", None):
+        assert hopper.backward_of(*arguments, grad_out) == kernels
+
+
+def test_torch_can_insist_on_equal_bits():
+    torch.use_deterministic_algorithms(True)
+    try:
+        arguments, grad_out = call(seqlen=4096, deterministic=False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    with as_if_on("sm_90", None):
+        assert hopper.backward_of(*arguments, grad_out) == "backward"
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])
 def test_no_other_gpu_is_served(target):
     arguments, _ = call()
     with as_if_on(target, None):
-        assert not hopper.serves(*arguments)
+        assert not hopper.serves("forward", *arguments)
 
 
 def test_the_interpreter_is_not_served(monkeypatch):
     monkeypatch.setattr(triton.knobs.runtime, "interpret", True)
     arguments, _ = call()
     with as_if_on("sm_90", None):
-        assert "interpreter" in hopper.why_not(*arguments)
+        assert "interpreter" in hopper.why_not("forward", *arguments)
 
 
 def test_another_triton_is_told_once(monkeypatch):
@@ -99,7 +123,7 @@ def test_another_triton_is_told_once(monkeypatch):
     arguments, _ = call()
     with as_if_on("sm_90", None):
         with pytest.warns(RuntimeWarning, match="portable"):
-            assert not hopper.serves(*arguments)
+            assert not hopper.serves("forward", *arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert not hopper.serves(*arguments)
+            assert not hopper.serves("forward", *arguments)

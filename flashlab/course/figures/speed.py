@@ -10,6 +10,8 @@ from flashlab.course.records import committed
 
 LINES = {  # peers in the order of the legend
     "flashlab": (COLORS["good"], "o"),
+    "flashlab, deterministic=False": (COLORS["good"], "P"),
+    "flash-attn 4": (COLORS["Q"], "p"),
     "cuDNN in torch": (COLORS["V"], "s"),
     "FlexAttention": (COLORS["out"], "^"),
     "FlashAttention-2 in torch": (COLORS["bad"], "D"),

@@ -17,6 +17,7 @@ from flashlab.kernels.hopper.workshop import (
     carry,
     carry_owned,
     give_back,
+    let_next_kernel_start,
     owned_for,
     pass_over,
     put_away,
@@ -155,6 +156,7 @@ def dkdv_kernel(
     GROUP: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """One program owns CRAFT_ROWS · CRAFTS keys of one head. mirrored: (lowest, highest) of the band, seen from the keys."""
+    let_next_kernel_start()
     tiles, heads_kv = gl.cdiv(K.shape[2], CRAFT_ROWS * CRAFTS), K.shape[1]
     program = gl.program_id(0)  # the first keys first: under a causal mask the most rows see them
     plane = program // tiles

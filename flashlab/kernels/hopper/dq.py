@@ -22,6 +22,7 @@ from flashlab.kernels.hopper.workshop import (
     take,
     take_owned,
     tiles_in_sight,
+    wait_for_kernel_before,
 )  # fmt: skip
 from flashlab.kernels.tile import LN_2, LOG2_E
 
@@ -98,6 +99,7 @@ def carrier(shared, Q, K, V, GradOut, at, head_kv, begin, end):
     for n in range(end - begin):
         carry(shared.k_shelf, n, K, at.batch, head_kv, (end - 1 - n) * KEYS)
         carry(shared.v_shelf, n, V, at.batch, head_kv, (end - 1 - n) * KEYS)
+    wait_for_kernel_before()  # whoever waits for dQ gets dK and dV too
 
 
 @gluon.jit(do_not_specialize=["scale", "band"])  # every length would be compiled anew

@@ -218,5 +218,5 @@ def plan(query, key, value, spec, extras, tiles):
     together = heads // heads_kv * max(1, L2_BYTES // (2 * seqlen_k * head_dim * key.element_size()))
     numbers = spec.scale, Band(*spec.band(seqlen_q, seqlen_k), seqlen_q, seqlen_k), together
     constants = dict(GROUP=heads // heads_kv, **config, num_warps=4)
-    described = {0: CRAFT_ROWS.value, 1: KEYS, 2: KEYS, 3: CRAFT_ROWS.value}
-    return Launch(forward_kernel, programs, numbers, constants, lambda x: x, described, describe)
+    own, walked = (CRAFT_ROWS.value, head_dim), (KEYS, head_dim)
+    return Launch(forward_kernel, programs, numbers, constants, lambda x: x, {0: own, 1: walked, 2: walked, 3: own}, describe)

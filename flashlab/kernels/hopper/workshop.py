@@ -51,13 +51,9 @@ class Shelf(NamedTuple):
     empty: Any
 
 
-def describe(x, rows):
-    """A descriptor by which the copy engine brings tiles of `rows` rows of a head, or takes them away.
-
-    Of the (B, H, 2, S) numbers of rows, float32: tiles of both numbers of `rows` rows.
-    """
-    block = [1, 1, 2, rows] if x.dtype == torch.float32 else [1, 1, rows, x.shape[3]]
-    return TensorDescriptor.from_tensor(x, block, _layout(*block[2:], x.dtype))
+def describe(x, tile):
+    """A descriptor by which the copy engine brings tiles of a head, (rows, columns), or takes them away."""
+    return TensorDescriptor.from_tensor(x, [1, 1, *tile], _layout(*tile, x.dtype))
 
 
 @functools.cache
@@ -108,7 +104,7 @@ def take_owned(owned, craft: gl.constexpr):
 def place_of(shelf, n):
     """(place, parity of the round) of tile n of a walk: tiles take places in turn, round after round."""
     PLACES: gl.constexpr = shelf.tiles.shape[0]
-    n = n.to(gl.uint32)  # signed, a remainder takes a few instructions more
+    n = gl.to_tensor(n).to(gl.uint32)  # signed, a remainder takes a few instructions more
     return (n % PLACES).to(gl.int32), (n // PLACES & 1).to(gl.int32)
 
 
@@ -192,3 +188,14 @@ def sees(i, j, band):
     if band.highest is not None:
         seen = seen & (j <= i + band.highest)
     return seen
+
+
+@gluon.jit
+def let_next_kernel_start():
+    """The kernel after this one, if it was launched to overlap, gets the multiprocessors that this one's last programs leave idle."""
+    gl.inline_asm_elementwise("griddepcontrol.launch_dependents; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def wait_for_kernel_before():
+    gl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)

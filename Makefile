@@ -45,7 +45,8 @@ gpu-test: $(DEV)
 # Reads and writes out of bounds, and races: NVIDIA's compute-sanitizer on small calls.
 gpu-sanitize: $(DEV)
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) -m tests.gpu.sanitize
-	compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) -m tests.gpu.sanitize
+	compute-sanitizer --tool racecheck --racecheck-report hazard --print-limit 100000 --show-backtrace no \
+	    $(PYTHON) -m tests.gpu.sanitize | $(PYTHON) -m tests.gpu.hazards
 
 notebooks: $(DEV)
 	$(PYTHON) tools/notebooks.py build

@@ -249,7 +249,7 @@ def test_torch_compile_in_one_graph_and_a_cuda_graph(deterministic, at_any_lengt
     (128, 400, torch.bfloat16, {}, "400 queries"),
     (64, 1024, torch.float16, {}, "fewer than 2048 keys"),
     (64, 2048, torch.float16, {}, "forward, kernels that are scheduled by hand"),
-    (96, 4096, torch.bfloat16, {}, "head dim 96 in the forward pass"),
+    (96, 4096, torch.bfloat16, {}, "head dim 96 forward"),
     (128, 1024, torch.float32, {}, "float32"),
     (128, 1024, torch.bfloat16, dict(softcap=3.0), "a feature beyond"),
 ])  # fmt: skip

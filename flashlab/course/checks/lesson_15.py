@@ -1,4 +1,4 @@
-"""Exercise 15, by hand for Hopper: places and parities, the carrier, a craft that multiplies some tiles, what each unit needs."""
+"""Exercise 15, by hand for Hopper: places and parities, the carrier, a craft that multiplies some tiles, and what things cost."""
 
 from collections import Counter
 
@@ -9,8 +9,10 @@ from flashlab.course.checks import compare
 from flashlab.course.checks.lesson_15_mistakes import (
     CARRIER_MISTAKES,
     CLOCK_MISTAKES,
+    COST_MISTAKES,
     CRAFT_MISTAKES,
     PLACE_MISTAKES,
+    backward_costs,
     clocks_of_a_tile,
 )
 from flashlab.course.checks.task import Case, Task
@@ -65,6 +67,17 @@ def clock_cases(rng):
         Case("twice the rows", (128, 128, 128, 460)),
         Case("three warps, and nothing divides", (48, 20, 40, 461)),
         Case("drawn at random", (64 * int(rng.integers(1, 4)), 2 ** int(rng.integers(5, 9)), 64, int(rng.integers(100, 900)))),
+    ]
+
+
+def cost_cases(rng):
+    return [
+        Case("one program", (64, 64, 16, 64)),
+        Case("four programs", (512, 512, 64, 128)),
+        Case("more keys than rows", (100, 640, 32, 128)),
+        Case("the last program owns fewer keys", (200, 300, 64, 128)),
+        Case("a program could own more keys than there are", (96, 50, 128, 128)),
+        Case("drawn at random", tuple(int(rng.integers(*limits)) for limits in ((100, 900), (1000, 4000), (16, 128), (33, 257)))),
     ]
 
 
@@ -154,10 +167,20 @@ def compare_place(answer, case):
 
 
 def compare_clocks(answer, case):
+    return compare_three(answer, clocks_of_a_tile(*case.arguments), dict.fromkeys(("tensor cores", "exponentials", "issue"), " clocks"))
+
+
+def compare_costs(answer, case):
+    units = {"two kernels": " operations", "one kernel": " operations", "added": " bytes"}
+    return compare_three(answer, backward_costs(*case.arguments), units)
+
+
+def compare_three(answer, wanted, units):
+    """ "" where three numbers are right, otherwise which is not. units: of each, by name."""
     if not isinstance(answer, (tuple, list, np.ndarray)) or len(answer) != 3:
-        return f"return three numbers, (tensor cores, exponentials, issue); got {answer!r}"
-    for name, got, want in zip(("tensor cores", "exponentials", "issue"), answer, clocks_of_a_tile(*case.arguments), strict=True):
-        difference = compare.number(got, want, " clocks")
+        return f"return three numbers, ({', '.join(units)}); got {answer!r}"
+    for (name, unit), got, want in zip(units.items(), answer, wanted, strict=True):
+        difference = compare.number(got, want, unit)
         if difference:
             return f"{name}: {difference}"
     return ""
@@ -167,5 +190,6 @@ TASKS = (
     Task("15.1", "places in turn", "place_and_parity", 15, place_cases, compare_place, PLACE_MISTAKES),
     Task("15.2", "the carrier", "carrier", 25, carrier_cases, compare_outcome, CARRIER_MISTAKES, call=try_carrier),
     Task("15.3", "a craft", "craft", 35, craft_cases, compare_outcome, CRAFT_MISTAKES, call=try_craft),
-    Task("15.4", "what each unit needs", "clocks_of_a_tile", 25, clock_cases, compare_clocks, CLOCK_MISTAKES),
+    Task("15.4", "what each unit needs", "clocks_of_a_tile", 15, clock_cases, compare_clocks, CLOCK_MISTAKES),
+    Task("15.5", "two kernels or one", "backward_costs", 10, cost_cases, compare_costs, COST_MISTAKES),
 )

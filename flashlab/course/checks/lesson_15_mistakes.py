@@ -13,6 +13,12 @@ def clocks_of_a_tile(rows, keys, D, instructions):
     return 4 * rows * keys * D / TENSOR, rows * keys / EXPONENTIALS, warps * instructions / ISSUE
 
 
+def backward_costs(rows, keys, D, own):
+    """(operations of two kernels, operations of one, bytes that one kernel adds to dQ) of a head's backward pass."""
+    product, programs = 2 * rows * keys * D, -(-keys // own)
+    return 7 * product, 5 * product, programs * rows * D * 4
+
+
 PLACE_MISTAKES = (
     Mistake("the other order", "(place, parity) was asked for, in this order.", 1, lambda n, places: place_and_parity(n, places)[::-1]),
     Mistake(
@@ -309,5 +315,58 @@ CLOCK_MISTAKES = (
         "(tensor cores, exponentials, issue) was asked for, in this order.",
         1,
         lambda *call: clocks_of_a_tile(*call)[::-1],
+    ),
+)
+
+
+def _costs(name, sentence, hint, *changes):
+    return mistake(backward_costs, name, sentence, hint, *changes)
+
+
+COST_MISTAKES = (
+    _costs("half the operations", "each term of a sum is a multiplication and an addition: two operations.", 1, "2 * rows", "rows"),
+    _costs(
+        "no head dim",
+        "D is missing in the products: each of their numbers is a sum of many terms.",
+        1,
+        "rows * keys * D, -",
+        "rows * keys, -",
+    ),
+    _costs(
+        "eight products",
+        "two kernels need 4 and 3 products: dK and dV both belong to the first, dQ alone to the second.",
+        2,
+        "7 * product",
+        "8 * product",
+    ),
+    _costs("six products", "two kernels need 4 and 3 products: each of them computes q · kᵀ and dO · vᵀ.", 2, "7 * product", "6 * product"),
+    _costs(
+        "nothing twice", "the second kernel starts from nothing: it computes q · kᵀ and dO · vᵀ again.", 2, "7 * product", "5 * product"
+    ),
+    _costs("nothing saved", "one kernel computes q · kᵀ and dO · vᵀ once for all three gradients.", 2, "5 * product", "7 * product"),
+    _costs("no q · kᵀ", "one kernel needs q · kᵀ, dO · vᵀ, and a product for each of three gradients.", 1, "5 * product", "4 * product"),
+    _costs("the gradients alone", "before the three gradients come q · kᵀ and dO · vᵀ.", 1, "5 * product", "3 * product"),
+    _costs("programs rounded down", "the last program counts, too, if it owns fewer keys: round up.", 2, "-(-keys // own)", "keys // own"),
+    _costs(
+        "a part of a program", "the last program adds a whole dQ, however few keys it owns: round up.", 2, "-(-keys // own)", "keys / own"
+    ),
+    _costs("programs of rows", "programs own keys, not rows.", 2, "-(-keys // own)", "-(-rows // own)"),
+    _costs("one program", "every program adds to dQ, not one alone.", 2, "programs * rows", "rows"),
+    _costs("half the bytes", "the sum is float32: 4 bytes a number.", 1, "* D * 4", "* D * 2"),
+    _costs("numbers, not bytes", "bytes were asked for: 4 a number.", 1, "* D * 4", "* D"),
+    _costs("dQ of the keys", "dQ has a number for each row and column, not for each key.", 1, "programs * rows * D", "programs * keys * D"),
+    _costs(
+        "dQ of its own keys",
+        "dQ has a number for each of all rows: a program's keys all belong to the same rows.",
+        2,
+        "programs * rows",
+        "programs * own",
+    ),
+    _costs("one number a row", "dQ has D numbers a row.", 1, "programs * rows * D * 4", "programs * rows * 4"),
+    Mistake(
+        "the other order",
+        "(two kernels, one kernel, bytes) was asked for, in this order.",
+        1,
+        lambda *call: (lambda a, b, c: (b, a, c))(*backward_costs(*call)),
     ),
 )

@@ -101,6 +101,18 @@ def test_shapes_bands_and_strides_together(case, dtype, sequence_first, attend, 
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("attend", [by_hand, in_any_order])
+def test_keys_past_the_end_do_not_reach_rows_whose_scores_are_all_low(attend, head_dim, at_any_length):
+    """A key past the end would have a score of 0, far above those that are there: its exponential is infinite in float16."""
+    query, key, value, grad_out = Case(512, 520, head_dim, False).tensors(torch.float16, "cuda")
+    away = 2.0 * torch.ones(head_dim, dtype=torch.float16, device="cuda")
+    tensors = [query + away, key - away, value, grad_out]
+    ours = attention_and_gradients(attend, tensors)
+    assert all(x.isfinite().all() for x in ours.values())
+    assert_as_good_as_plain(Case(512, 520, head_dim, False), ours, tensors)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
 def test_lse_and_its_gradient(head_dim, at_any_length):
     query, key, value, _ = Case(530, 590, head_dim, True, heads=4).tensors(torch.bfloat16, "cuda")
     query.requires_grad_()

@@ -39,7 +39,7 @@ def draw_phases(group=1, new_tokens=1, context=4096):
         axes.annotate(words, (intensity, rate), offset, textcoords="offset points", ha=side, va="center" if side == "left" else "bottom",
                       color=COLORS[color], weight="bold")  # fmt: skip
     axes.text(0.3, 2300, "memory-bound", color=COLORS["bad"], va="top")
-    axes.text(gpu.ridge * 1.1, 1.2, f"compute-bound\nfrom ridge {gpu.ridge:.0f}", va="bottom")
+    axes.text(1.6e5, 1.2, f"compute-bound\nfrom ridge {gpu.ridge:.0f}", ha="right", va="bottom")
     axes.set(xlim=(0.25, 2e5), ylim=(0.9, 6000), ylabel="at most (TFLOP/s)")
     shared = "a head of keys for each query head" if group == 1 else f"{group} query heads share a head of keys"
     axes.set_xlabel(f"intensity (FLOP per byte): {context:,} tokens, {new_tokens} new, {shared}")

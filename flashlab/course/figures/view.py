@@ -19,7 +19,8 @@ class Picture:
         return {"image/png": self.encoded, "text/plain": "<picture>"}, {"image/png": {"alt": self.alt, "width": self.width}}
 
     def as_html(self):
-        return f'<img alt="{html.escape(self.alt)}" width="{self.width}" src="data:image/png;base64,{self.encoded}">'
+        style = "max-width: 100%; height: auto"  # a narrow page shrinks it, as it does a picture without controls
+        return f'<img alt="{html.escape(self.alt)}" width="{self.width}" style="{style}" src="data:image/png;base64,{self.encoded}">'
 
 
 def show(figure, alt):

@@ -127,7 +127,7 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, begin, end, band, mirrored,
 
 @gluon.jit
 def rows_in_sight(start, band, mirrored, OWN: gl.constexpr, ROWS: gl.constexpr):
-    """`tiles_in_sight` of keys. Rows past the end need no mask: their tiles are zeros, and give zeros."""
+    """`tiles_in_sight` of keys. Rows past the end need no mask: their p is 0. Nor do keys past it, which the copy engine leaves out."""
     return tiles_in_sight(start, gl.cdiv(band.seqlen_q, ROWS) * ROWS, mirrored[0], mirrored[1], OWN, ROWS)
 
 

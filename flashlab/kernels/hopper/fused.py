@@ -30,7 +30,7 @@ from flashlab.kernels.hopper.workshop import (
 )  # fmt: skip
 from flashlab.kernels.tile import LN_2, LOG2_E
 
-DS_PLACES = gl.constexpr(2)  # so that one craft may be a tile ahead
+DS_PLACES = gl.constexpr(2)  # ds of the tile before lies there still when the next is put down
 
 
 class Shared(NamedTuple):
@@ -41,7 +41,7 @@ class Shared(NamedTuple):
     q_shelf: Any
     do_shelf: Any
     rows: Any  # [PLACES, 1, 1, 2, ROWS], beside the queries: lse in base 2 and delta of each row
-    ds_shelf: Any  # Shelf of [DS_PLACES, CRAFTS · CRAFT_ROWS, ROWS]: every craft puts its keys' part there, and takes all of it
+    ds_shelf: Any  # Shelf of [DS_PLACES, CRAFTS · CRAFT_ROWS, ROWS]: every craft puts down its keys' part, and reads that of all keys
     dq: Any  # [CRAFTS, 1, 1, PART_ROWS, PART_COLUMNS]: each craft's part of a tile of dq, on its way out
 
 
@@ -110,7 +110,7 @@ def step(
     c: gl.constexpr, n, tile, head, scores, dk, dv, k, v, shared, GradQ, at, walk, j, band, scale,
     MASKED: gl.constexpr, FIRST: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
 ):  # fmt: skip
-    """Add what tile n gives to dk and dv, and send dq of the tile before: by then the other crafts have most likely shared their ds.
+    """Add what tile n gives to dk and dv, and send dq of the tile before: by now the other crafts have most likely shared its ds.
 
     The scores of tile n are there; those of the next are computed while dq goes out. exp2 runs beside v · dOᵀ, and ds beside p · dO.
     """
@@ -193,7 +193,10 @@ def fused_kernel(
     program = gl.program_id(0)  # the first keys first: under a causal mask the most rows see them
     plane = program // tiles
     at = Place(plane // heads_kv, plane % heads_kv, program % tiles * CRAFT_ROWS * CRAFTS)
-    bounds = rows_in_sight(at.start, band, mirrored, CRAFT_ROWS * CRAFTS, ROWS)
+    begin, full_begin, full_end, end = rows_in_sight(at.start, band, mirrored, CRAFT_ROWS * CRAFTS, ROWS)
+    # A key past the end has scores of 0, whose exponentials may be infinite, and dQ would add up infinity times 0: all tiles are masked.
+    past_the_end = at.start + CRAFT_ROWS * CRAFTS > band.seqlen_k
+    bounds = begin, gl.where(past_the_end, end, full_begin), gl.where(past_the_end, end, full_end), end
     shared = Shared(
         owned_for(K, CRAFTS), owned_for(V, CRAFTS), shelf_for(Q, PLACES, CRAFTS), shelf_for(GradOut, PLACES, CRAFTS),
         gl.allocate_shared_memory(gl.float32, [PLACES] + Rows.block_type.shape, Rows.layout),
@@ -205,7 +208,7 @@ def fused_kernel(
         [
             (craft, (0, shared, GradQ, GradK, GradV, at, bounds, band, scale, GROUP)),
             (craft, (1, shared, GradQ, GradK, GradV, at, bounds, band, scale, GROUP)),
-            (carrier, (shared, Q, K, V, GradOut, Rows, at, bounds[0], bounds[3], GROUP)),
+            (carrier, (shared, Q, K, V, GradOut, Rows, at, begin, end, GROUP)),
         ],
         [4, 1], [REGISTERS, CARRIER_REGISTERS],
     )  # fmt: skip

@@ -110,7 +110,7 @@ def place_of(shelf, n):
 
 @gluon.jit
 def wait_for_room(shelf, n):
-    """The carrier waits until the place of tile n of a walk is empty: all crafts have given back what lay there."""
+    """Whoever fills the place of tile n of a walk waits until it is empty: all crafts have given back what lay there."""
     place, parity = place_of(shelf, n)
     mbarrier.wait(shelf.empty.index(place), parity ^ 1)
 

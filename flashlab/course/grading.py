@@ -86,7 +86,7 @@ def judge(task: Task, attempt, seed=0):
     first = min(failures)
     mistake, alone = (None, True) if isinstance(failures[first], Explained) else _likely_mistake(task, seed, answers, failures)
     right = len(cases) - len(failures)
-    where = cases[first].text + (f" ({right} of the {len(cases)} cases are right)" if right else "")
+    where = cases[first].text + (f" ({right} of the {len(cases)} cases {'is' if right == 1 else 'are'} right)" if right else "")
     points, difference = _points(task, cases, failures), failures[first]
     return _failed(task, points, where, str(difference), mistake, alone, getattr(difference, "heat", ()))
 

@@ -44,11 +44,14 @@ def arrays(names, answer, wanted, note=lambda index: "", tolerance=TOLERANCE, ax
 
 def number(answer, want, unit=""):
     """ "" when a number is right, or both and their ratio."""
+    if getattr(answer, "ndim", None) == 0:  # of NumPy or torch
+        answer = answer.item()
     if not isinstance(answer, numbers.Real) or isinstance(answer, bool):
         return f"return a number; got {type(answer).__name__}"
     if np.isclose(answer, want, rtol=TOLERANCE, atol=0):
         return ""
-    digits = "," if isinstance(want, int) and float(answer).is_integer() else ".6g"
+    whole = isinstance(want, int) and float(answer).is_integer()
+    answer, digits = (int(answer), ",") if whole else (answer, ".6g")
     text = f"you have {answer:{digits}}{unit}, expected {want:{digits}}{unit}"
     return text + (f"; the ratio is {answer / want:.4g}" if want and answer / want > 0 else "")
 

@@ -3,18 +3,12 @@
 from collections import Counter
 
 import numpy as np
+import torch
 
 from flashlab.course import workshop
 from flashlab.course.checks import compare
-from flashlab.course.checks.lesson_15_mistakes import (
-    CARRIER_MISTAKES,
-    CLOCK_MISTAKES,
-    COST_MISTAKES,
-    CRAFT_MISTAKES,
-    PLACE_MISTAKES,
-    backward_costs,
-    clocks_of_a_tile,
-)
+from flashlab.course.checks.lesson_15_counts import CLOCK_MISTAKES, COST_MISTAKES, backward_costs, clocks_of_a_tile
+from flashlab.course.checks.lesson_15_mistakes import CARRIER_MISTAKES, CRAFT_MISTAKES, PLACE_MISTAKES
 from flashlab.course.checks.task import Case, Task
 from flashlab.course.steps.workers import carrier_of, craft_of, place_and_parity
 from flashlab.course.workshop import Trouble, drawn, steady
@@ -177,6 +171,10 @@ def compare_costs(answer, case):
 
 def compare_three(answer, wanted, units):
     """ "" where three numbers are right, otherwise which is not. units: of each, by name."""
+    if isinstance(answer, torch.Tensor):
+        answer = answer.tolist()
+    if answer is None:
+        return f"return three numbers, ({', '.join(units)}): is a return missing?"
     if not isinstance(answer, (tuple, list, np.ndarray)) or len(answer) != 3:
         return f"return three numbers, ({', '.join(units)}); got {answer!r}"
     for (name, unit), got, want in zip(units.items(), answer, wanted, strict=True):

@@ -1,23 +1,8 @@
-"""Exercise 15 as people write it: the right workers and the right count, each with other words in a place where many go wrong."""
+"""Exercise 15 as people write it: the right workers, each with other words in a place where many go wrong."""
 
 from flashlab.course.checks.edited import mistake
 from flashlab.course.checks.task import Mistake
 from flashlab.course.steps.workers import carrier, craft, place_and_parity
-
-TENSOR, EXPONENTIALS, ISSUE = 4096, 16, 4  # of a Hopper multiprocessor in a clock: operations, powers of two, instructions of a warp
-
-
-def clocks_of_a_tile(rows, keys, D, instructions):
-    """(tensor cores, exponentials, issue): the clocks that a tile takes of each unit alone. instructions: of each thread."""
-    warps = rows // 16
-    return 4 * rows * keys * D / TENSOR, rows * keys / EXPONENTIALS, warps * instructions / ISSUE
-
-
-def backward_costs(rows, keys, D, own):
-    """(operations of two kernels, operations of one, bytes that one kernel adds to dQ) of a head's backward pass."""
-    product, programs = 2 * rows * keys * D, -(-keys // own)
-    return 7 * product, 5 * product, programs * rows * D * 4
-
 
 PLACE_MISTAKES = (
     Mistake("the other order", "(place, parity) was asked for, in this order.", 1, lambda n, places: place_and_parity(n, places)[::-1]),
@@ -114,6 +99,17 @@ CARRIER_MISTAKES = (
         "        yield shop.copy(n, place)\n        yield shop.wait(shop.empty[place], parity)",
     ),
     mistake(
+        carrier, "one barrier", "each place has a barrier of its own: wait for that of this tile's place.", 1, "empty[place]", "empty[0]"
+    ),
+    mistake(
+        carrier,
+        "the tile's parity",
+        "the tile's own parity was taken: it is the round that counts (place_and_parity gives it).",
+        1,
+        "1 - parity",
+        "1 - n % 2",
+    ),
+    mistake(
         carrier,
         "copied before the wait",
         "the copy begins before the wait: it is the copy that must wait.",
@@ -190,6 +186,23 @@ CRAFT_MISTAKES = (
         "        yield shop.wait(shop.full[place], parity)\n",
         "        if n >= begin:\n            yield shop.wait(shop.full[place], parity)\n",
     ),
+    mistake(craft, "one barrier", "each place has a barrier of its own: wait for that of this tile's place.", 1, "full[place]", "full[0]"),
+    mistake(
+        craft,
+        "the tile's parity",
+        "the tile's own parity was taken: it is the round that counts (place_and_parity gives it).",
+        1,
+        "[place], parity",
+        "[place], n % 2",
+    ),
+    mistake(
+        craft,
+        "always the first place",
+        "place 0 is given back each time: give back the place of this tile.",
+        1,
+        "give_back(place)",
+        "give_back(0)",
+    ),
     mistake(craft, "begin left out", "tile `begin` is not multiplied: the range begins with it.", 1, "begin <= n", "begin < n"),
     mistake(craft, "the wrong barrier", "empty[place] is what crafts arrive at: wait for full[place].", 1, "shop.full", "shop.empty"),
     mistake(
@@ -260,113 +273,5 @@ CRAFT_MISTAKES = (
         2,
         "        if begin <= n < end:\n            yield shop.multiply(n, place)\n        yield shop.give_back(place)",
         "        yield shop.give_back(place)\n        if begin <= n < end:\n            yield shop.multiply(n, place)",
-    ),
-)
-
-
-def _clocks(name, sentence, hint, *changes):
-    return mistake(clocks_of_a_tile, name, sentence, hint, *changes)
-
-
-CLOCK_MISTAKES = (
-    _clocks(
-        "half the operations",
-        "half of the operations are counted: there are two products, and each term of a sum is a multiplication and an addition.",
-        1,
-        "4 * rows",
-        "2 * rows",
-    ),
-    _clocks(
-        "no head dim", "D is missing in the products: each score is a sum over D.", 1, "rows * keys * D / TENSOR", "rows * keys / TENSOR"
-    ),
-    _clocks(
-        "powers for each dim",
-        "there is one power of two for each score, not for each of its D terms.",
-        2,
-        "rows * keys / EXPONENTIALS",
-        "rows * keys * D / EXPONENTIALS",
-    ),
-    _clocks(
-        "powers for each row",
-        "there is one power of two for each score: rows × keys of them.",
-        1,
-        "rows * keys / EXPONENTIALS",
-        "rows / EXPONENTIALS",
-    ),
-    _clocks("one warp", "the instructions of one warp are counted: 16 rows make a warp.", 2, "warps * instructions", "instructions"),
-    _clocks(
-        "threads, not warps",
-        "each thread's instructions were counted one by one: a warp's 32 threads share each.",
-        2,
-        "rows // 16",
-        "rows // 16 * 32",
-    ),
-    _clocks("one scheduler", "a multiprocessor issues 4 instructions in a clock.", 2, "/ ISSUE", "/ 1"),
-    _clocks(
-        "the instructions themselves",
-        "a thread's instructions were returned: that is right for 4 warps alone, and 4 that are issued in a clock.",
-        2,
-        "warps * instructions / ISSUE",
-        "instructions",
-    ),
-    _clocks("warps of 32 rows", "32 rows were counted to a warp: it is 16 here.", 2, "rows // 16", "rows // 32"),
-    Mistake(
-        "the other order",
-        "(tensor cores, exponentials, issue) was asked for, in this order.",
-        1,
-        lambda *call: clocks_of_a_tile(*call)[::-1],
-    ),
-)
-
-
-def _costs(name, sentence, hint, *changes):
-    return mistake(backward_costs, name, sentence, hint, *changes)
-
-
-COST_MISTAKES = (
-    _costs("half the operations", "each term of a sum is a multiplication and an addition: two operations.", 1, "2 * rows", "rows"),
-    _costs(
-        "no head dim",
-        "D is missing in the products: each of their numbers is a sum of many terms.",
-        1,
-        "rows * keys * D, -",
-        "rows * keys, -",
-    ),
-    _costs(
-        "eight products",
-        "two kernels need 4 and 3 products: dK and dV both belong to the first, dQ alone to the second.",
-        2,
-        "7 * product",
-        "8 * product",
-    ),
-    _costs("six products", "two kernels need 4 and 3 products: each of them computes q · kᵀ and dO · vᵀ.", 2, "7 * product", "6 * product"),
-    _costs(
-        "nothing twice", "the second kernel starts from nothing: it computes q · kᵀ and dO · vᵀ again.", 2, "7 * product", "5 * product"
-    ),
-    _costs("nothing saved", "one kernel computes q · kᵀ and dO · vᵀ once for all three gradients.", 2, "5 * product", "7 * product"),
-    _costs("no q · kᵀ", "one kernel needs q · kᵀ, dO · vᵀ, and a product for each of three gradients.", 1, "5 * product", "4 * product"),
-    _costs("the gradients alone", "before the three gradients come q · kᵀ and dO · vᵀ.", 1, "5 * product", "3 * product"),
-    _costs("programs rounded down", "the last program counts, too, if it owns fewer keys: round up.", 2, "-(-keys // own)", "keys // own"),
-    _costs(
-        "a part of a program", "the last program adds a whole dQ, however few keys it owns: round up.", 2, "-(-keys // own)", "keys / own"
-    ),
-    _costs("programs of rows", "programs own keys, not rows.", 2, "-(-keys // own)", "-(-rows // own)"),
-    _costs("one program", "every program adds to dQ, not one alone.", 2, "programs * rows", "rows"),
-    _costs("half the bytes", "the sum is float32: 4 bytes a number.", 1, "* D * 4", "* D * 2"),
-    _costs("numbers, not bytes", "bytes were asked for: 4 a number.", 1, "* D * 4", "* D"),
-    _costs("dQ of the keys", "dQ has a number for each row and column, not for each key.", 1, "programs * rows * D", "programs * keys * D"),
-    _costs(
-        "dQ of its own keys",
-        "dQ has a number for each of all rows: a program's keys all belong to the same rows.",
-        2,
-        "programs * rows",
-        "programs * own",
-    ),
-    _costs("one number a row", "dQ has D numbers a row.", 1, "programs * rows * D * 4", "programs * rows * 4"),
-    Mistake(
-        "the other order",
-        "(two kernels, one kernel, bytes) was asked for, in this order.",
-        1,
-        lambda *call: (lambda a, b, c: (b, a, c))(*backward_costs(*call)),
     ),
 )

@@ -1,0 +1,194 @@
+"""Exercise 15's counts, of a tile and of a backward pass: the right ones, and how many go wrong."""
+
+from flashlab.course.checks.edited import mistake
+from flashlab.course.checks.task import Mistake
+
+TENSOR, EXPONENTIALS, ISSUE = 4096, 16, 4  # of a Hopper multiprocessor in a clock: operations, powers of two, instructions of a warp
+
+
+def clocks_of_a_tile(rows, keys, D, instructions):
+    """(tensor cores, exponentials, issue): the clocks that a tile takes of each unit alone. instructions: of each thread."""
+    warps = rows // 16
+    return 4 * rows * keys * D / TENSOR, rows * keys / EXPONENTIALS, warps * instructions / ISSUE
+
+
+def backward_costs(rows, keys, D, own):
+    """(operations of two kernels, operations of one, bytes that one kernel adds to dQ) of a head's backward pass."""
+    product, programs = 2 * rows * keys * D, -(-keys // own)
+    return 7 * product, 5 * product, programs * rows * D * 4
+
+
+def _in_order(first, second, third, call):
+    right = backward_costs(*call)
+    return right[first], right[second], right[third]
+
+
+def _clocks(name, sentence, hint, *changes):
+    return mistake(clocks_of_a_tile, name, sentence, hint, *changes)
+
+
+CLOCK_MISTAKES = (
+    _clocks(
+        "half the operations",
+        "half of the operations are counted: there are two products, and each term of a sum is a multiplication and an addition.",
+        1,
+        "4 * rows",
+        "2 * rows",
+    ),
+    _clocks(
+        "no head dim", "D is missing in the products: each score is a sum over D.", 1, "rows * keys * D / TENSOR", "rows * keys / TENSOR"
+    ),
+    _clocks(
+        "powers for each dim",
+        "there is one power of two for each score, not for each of its D terms.",
+        2,
+        "rows * keys / EXPONENTIALS",
+        "rows * keys * D / EXPONENTIALS",
+    ),
+    _clocks(
+        "powers for each row",
+        "there is one power of two for each score: rows × keys of them.",
+        1,
+        "rows * keys / EXPONENTIALS",
+        "rows / EXPONENTIALS",
+    ),
+    _clocks("one warp", "the instructions of one warp are counted: 16 rows make a warp.", 2, "warps * instructions", "instructions"),
+    _clocks(
+        "threads, not warps",
+        "each thread's instructions were counted one by one: a warp's 32 threads share each.",
+        2,
+        "rows // 16",
+        "rows // 16 * 32",
+    ),
+    _clocks("one scheduler", "a multiprocessor issues 4 instructions in a clock.", 2, "/ ISSUE", "/ 1"),
+    _clocks(
+        "the instructions themselves",
+        "a thread's instructions were returned: that is right for 4 warps alone, and 4 that are issued in a clock.",
+        2,
+        "warps * instructions / ISSUE",
+        "instructions",
+    ),
+    _clocks("warps of 32 rows", "32 rows were counted to a warp: it is 16 here.", 2, "rows // 16", "rows // 32"),
+    Mistake(
+        "the other order",
+        "(tensor cores, exponentials, issue) was asked for, in this order.",
+        1,
+        lambda *call: clocks_of_a_tile(*call)[::-1],
+    ),
+)
+
+
+def _costs(name, sentence, hint, *changes):
+    return mistake(backward_costs, name, sentence, hint, *changes)
+
+
+SEVEN, FIVE, PROGRAMS = "7 * product", "5 * product", "-(-keys // own)"
+COST_MISTAKES = (
+    _costs(
+        "half the operations",
+        "each term of a sum is a multiplication and an addition, two operations (and no mask hides any).",
+        1,
+        "2 * rows",
+        "rows",
+    ),
+    _costs(
+        "no head dim",
+        "D is missing in the products: each of their numbers is a sum of many terms.",
+        1,
+        "rows * keys * D, -",
+        "rows * keys, -",
+    ),
+    _costs("rows alone", "rows and keys differ: a product has rows × keys pairs.", 1, "rows * keys * D, -", "rows * rows * D, -"),
+    _costs("keys alone", "rows and keys differ: a product has rows × keys pairs.", 1, "rows * keys * D, -", "keys * keys * D, -"),
+    _costs(
+        "whole programs",
+        "the last program has fewer keys: only those that exist are multiplied.",
+        2,
+        "product, programs = 2 * rows * keys * D, -(-keys // own)",
+        "programs = -(-keys // own)\n    product = 2 * rows * programs * own * D",
+    ),
+    _costs(
+        "one program's products", "all programs count, not one: together they own all keys.", 2, "rows * keys * D, -", "rows * own * D, -"
+    ),
+    _costs(
+        "eight products",
+        "two kernels need 4 and 3 products: dK and dV both belong to the first, dQ alone to the second.",
+        2,
+        SEVEN,
+        "8 * product",
+    ),
+    _costs("six products", "two kernels need 4 and 3 products: each of them computes q · kᵀ and dO · vᵀ.", 2, SEVEN, "6 * product"),
+    _costs("ten products", "each kernel computes its own gradients alone: 4 products and 3.", 2, SEVEN, "10 * product"),
+    _costs("nothing twice", "the second kernel starts from nothing: it computes q · kᵀ and dO · vᵀ again.", 2, SEVEN, FIVE),
+    _costs("nothing saved", "one kernel computes q · kᵀ and dO · vᵀ once for all three gradients.", 2, FIVE, SEVEN),
+    _costs("the saving", "the second number is what one kernel needs, not what it saves.", 1, FIVE, "2 * product"),
+    _costs("without dO · vᵀ", "dO · vᵀ is missing, in both: ds needs it.", 1, SEVEN, FIVE, FIVE + ", prog", "4 * product, prog"),
+    _costs(
+        "the forward pass, too",
+        "the forward pass is over: count the products of the backward pass alone.",
+        1,
+        SEVEN,
+        "9 * product",
+        FIVE,
+        SEVEN,
+    ),
+    _costs(
+        "the two kernels apart",
+        "these are the two kernels apart: add them, and then count the one.",
+        1,
+        SEVEN,
+        "4 * product",
+        FIVE,
+        "3 * product",
+    ),
+    _costs(
+        "the gradients alone, twice",
+        "before the gradients come q · kᵀ and dO · vᵀ, in each kernel.",
+        1,
+        SEVEN,
+        "3 * product",
+        FIVE,
+        "3 * product",
+    ),
+    _costs("no q · kᵀ", "one kernel needs q · kᵀ, dO · vᵀ, and a product for each of three gradients.", 1, FIVE, "4 * product"),
+    _costs("the gradients alone", "before the three gradients come q · kᵀ and dO · vᵀ.", 1, FIVE, "3 * product"),
+    _costs(
+        "each program all", "programs share the keys: each pair is multiplied once, whoever owns it.", 2, FIVE, "5 * product * programs"
+    ),
+    _costs("programs rounded down", "the last program counts, too, if it owns fewer keys: round up.", 2, PROGRAMS, "keys // own"),
+    _costs("at least one program", "the last program counts, too, if it owns fewer keys: round up.", 2, PROGRAMS, "max(1, keys // own)"),
+    _costs(
+        "always one more",
+        "one program too many where `own` divides `keys`: round up, instead of adding one.",
+        2,
+        PROGRAMS,
+        "keys // own + 1",
+    ),
+    _costs("without the first", "the first program adds, too: to zeros.", 2, PROGRAMS, PROGRAMS + " - 1"),
+    _costs("a part of a program", "the last program adds a whole dQ, however few keys it owns: round up.", 2, PROGRAMS, "keys / own"),
+    _costs("programs of rows", "programs own keys, not rows.", 2, PROGRAMS, "-(-rows // own)"),
+    _costs(
+        "tiles",
+        "a program adds once for each row and column, over its whole walk: its tiles of rows do not count apart.",
+        2,
+        "programs * rows",
+        "programs * -(-rows // own) * rows",
+    ),
+    _costs("one program", "every program adds to dQ, not one alone.", 2, "programs * rows", "rows"),
+    _costs("half the bytes", "the sum is float32: 4 bytes a number.", 2, "* D * 4", "* D * 2"),
+    _costs("twice the bytes", "the sum is float32: 4 bytes a number.", 2, "* D * 4", "* D * 8"),
+    _costs("numbers, not bytes", "bytes were asked for: 4 a number.", 2, "* D * 4", "* D"),
+    _costs("dQ of the keys", "dQ has a number for each row and column, not for each key.", 2, "programs * rows * D", "programs * keys * D"),
+    _costs(
+        "dQ of its own keys",
+        "dQ has a number for each of all rows: a program's keys all belong to the same rows.",
+        2,
+        "programs * rows",
+        "programs * own",
+    ),
+    _costs("ds instead", "ds is not added: dQ is, D numbers a row.", 2, "programs * rows * D * 4", "rows * keys * 4"),
+    _costs("one number a row", "dQ has D numbers a row.", 2, "programs * rows * D * 4", "programs * rows * 4"),
+    Mistake("one before two", "(two kernels, one kernel, bytes) was asked for, in this order.", 2, lambda *call: _in_order(1, 0, 2, call)),
+    Mistake("bytes first", "(two kernels, one kernel, bytes) was asked for, in this order.", 2, lambda *call: _in_order(2, 0, 1, call)),
+    Mistake("backwards", "(two kernels, one kernel, bytes) was asked for, in this order.", 2, lambda *call: _in_order(2, 1, 0, call)),
+)

@@ -10,6 +10,7 @@ triton = pytest.importorskip("triton")  # no build for macOS
 from flashlab.attention import described  # noqa: E402
 from flashlab.kernels import hopper  # noqa: E402
 from tests.compiling import as_if_on  # noqa: E402
+from tests.gpu import hazards  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,27 @@ def test_torch_can_insist_on_equal_bits():
         torch.use_deterministic_algorithms(False)
     with as_if_on("sm_90", None):
         assert hopper.backward_of(*arguments, grad_out) == "backward"
+
+
+def test_hazards_where_work_is_handed_out_are_told_from_others():
+    lines = (hazards.FOLDER / "dq.py").read_text(encoding="utf-8").splitlines()
+    head, hand_out, step = (
+        1 + next(n for n, line in enumerate(lines) if words in line) for words in ("def dq_kernel(", "gl.warp_specialize(", "p = gl.exp2(")
+    )
+
+    def report(written, read):
+        return [
+            "========= Error: Potential RAW hazard detected at __shared__ 0x26 in block (5,0,0) :",
+            f"=========     Write Thread (31,0,0) at dq_kernel+0x62a0 in dq.py:{written}",
+            f"=========     Read Thread (160,0,0) at dq_kernel+0x610 in dq.py:{read}",
+            "=========     Current Value : 3",
+            "========= ",
+        ]
+
+    end = "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)"
+    passed, others, whole = hazards.sort_out([*report(hand_out, head), *report(hand_out, step), end])
+    assert passed == {"dq.py": 1} and len(others) == 1 and f"dq.py:{step}" in others[0] and whole
+    assert hazards.sort_out(report(hand_out, head))[1:] == ([], False)
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])

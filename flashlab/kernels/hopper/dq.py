@@ -99,7 +99,7 @@ def carrier(shared, Q, K, V, GradOut, at, head_kv, begin, end):
     for n in range(end - begin):
         carry(shared.k_shelf, n, K, at.batch, head_kv, (end - 1 - n) * KEYS)
         carry(shared.v_shelf, n, V, at.batch, head_kv, (end - 1 - n) * KEYS)
-    wait_for_kernel_before()  # whoever waits for dQ gets dK and dV too
+    wait_for_kernel_before()  # of dK and dV
 
 
 @gluon.jit(do_not_specialize=["scale", "band"])  # every length would be compiled anew

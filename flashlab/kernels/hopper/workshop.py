@@ -198,4 +198,5 @@ def let_next_kernel_start():
 
 @gluon.jit
 def wait_for_kernel_before():
+    """Who waits for this kernel then waits for the one before, too."""
     gl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)

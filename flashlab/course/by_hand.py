@@ -46,6 +46,8 @@ DECISIONS = {
     "last rows first": Decision((("(tiles - 1 - within // together)", "(within // together)"),)),
     "heads that share the cache": Decision((("L2_BYTES = 2**25", "L2_BYTES = 2**40"),)),
 }
+WAIT = "    place, parity = place_of(shared.ds_shelf, n)\n    mbarrier.wait(shared.ds_shelf.full.index(place), parity)\n"
+IN_STEP = (("    if FIRST:\n", WAIT + "    if FIRST:\n"),)  # in fused.py
 EVENTS = ("k is there", "both issued", "q · kᵀ is done", "softmax is done", "p · v is done")
 STEPS = 12  # of a craft, whose clocks are kept
 TICK = '''
@@ -76,27 +78,37 @@ WITH_CLOCKS = (  # the same kernel, which keeps clocks
 )
 
 
-def edited(words):
-    """hopper/forward.py with other words in its source, as a module of its own.
+def edited(words, module=None):
+    """A module (hopper/forward.py for None) with other words in its source, as one of its own.
 
     Raises:
         ValueError: old words that the source does not have.
     """
-    from flashlab.kernels.hopper import forward
+    if module is None:
+        from flashlab.kernels.hopper import forward as module
 
-    source = inspect.getsource(forward)
+    source = inspect.getsource(module)
     for old, new in words:
         if old not in source:
-            raise ValueError(f"words: {old!r} is not in {forward.__name__}: a decision is undone where the kernel has these words.")
+            raise ValueError(f"words: {old!r} is not in {module.__name__}: a decision is undone where the kernel has these words.")
         source = source.replace(old, new)
     folder = Path(_folder().name)
-    path = folder / f"forward_{len(list(folder.iterdir()))}.py"
+    path = folder / f"{module.__name__.split('.')[-1]}_{len(list(folder.iterdir()))}.py"
     path.write_text(source, encoding="utf-8")  # Triton reads a kernel's source from its file
     spec = importlib.util.spec_from_file_location(f"flashlab_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@functools.cache
+def in_step():
+    """hopper/backward.py whose one kernel lets no craft be ahead: each waits for everybody's ds of a tile before it goes on."""
+    from flashlab.kernels.hopper import backward, fused
+
+    variant = edited(IN_STEP, fused)
+    return edited(((f"from {fused.__name__} import", f"from {variant.__name__} import"),), backward)
 
 
 @functools.cache
@@ -208,6 +220,7 @@ def beside(seqlen, head_dim, is_causal):
         },
         "backward": {
             "one kernel": lambda: backward.backward_in_any_order(*saved),
+            "one kernel, in step": lambda: in_step().backward_in_any_order(*saved),
             "portable": lambda: portable_backward.backward(*saved),
         } | ({"two kernels": lambda: backward.backward(*saved)} if head_dim == 128 else {}),
     }  # fmt: skip

@@ -60,7 +60,7 @@ def test_every_decision_can_be_undone():
     """The words that each variant changes are in the kernel, and what comes out is a module with a kernel of its own."""
     pytest.importorskip("triton")
     from flashlab.course import by_hand
-    from flashlab.kernels.hopper import forward
+    from flashlab.kernels.hopper import backward, forward
 
     for name, decision in by_hand.DECISIONS.items():
         assert decision.words or decision.constants, name
@@ -68,6 +68,7 @@ def test_every_decision_can_be_undone():
             assert constants.items() - forward.CONFIGS[head_dim].items() and constants.keys() <= forward.CONFIGS[head_dim].keys(), name
         assert by_hand.edited(decision.words).forward_kernel is not forward.forward_kernel
     assert by_hand.edited(by_hand.WITH_CLOCKS).tick
+    assert by_hand.in_step().fused_kernel is not backward.fused_kernel and by_hand.in_step().plan_fused is not backward.plan_fused
     with pytest.raises(ValueError, match="is not in flashlab.kernels.hopper.forward"):
         by_hand.edited((("words that no kernel has", ""),))
 
@@ -85,6 +86,11 @@ for head_dim, (name, decision) in itertools.product((64, 128), by_hand.DECISIONS
         with as_if_on("sm_90", collecting(found, "sm_90")):
             by_hand.launch_without(name, query, query, query, Spec(0.1, True), NO_EXTRAS)()
         print("compiled", head_dim, name, found[0].tensor_core_products)
+for head_dim in (64, 128):
+    query, lse, found = torch.empty(2, 4, 2048, head_dim, dtype=torch.bfloat16), torch.empty(2, 4, 2048), []
+    with as_if_on("sm_90", collecting(found, "sm_90", ("fused",))):
+        by_hand.in_step().backward_in_any_order(query, query, query, query, query, lse, Spec(0.1, window=(-1, 0)))
+    print("compiled", head_dim, "in step", found[0].tensor_core_products)
 """
 
 
@@ -94,7 +100,7 @@ def test_every_variant_compiles():
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
-    assert result.returncode == 0 and result.stdout.count("compiled") == 15, result.stderr[-2000:]
+    assert result.returncode == 0 and result.stdout.count("compiled") == 17, result.stderr[-2000:]
 
 
 def test_the_record_has_what_the_lesson_shows():

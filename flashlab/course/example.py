@@ -89,4 +89,6 @@ def _told(x):
 
 
 def _shown(x):
+    if x is None:
+        return "None: nothing is returned, and nothing is yielded"
     return np.array2string(x, precision=4, suppress_small=True) if isinstance(x, np.ndarray) else str(x)

@@ -82,3 +82,8 @@ def test_a_helper_that_is_not_written_is_named(capsys):
 
     example(attention, [[1.0]])
     assert "→ softmax is not written yet" in capsys.readouterr().out
+
+
+def test_a_function_without_return_or_yield_is_told(capsys):
+    example(lambda x: None, 3)
+    assert "→ None: nothing is returned, and nothing is yielded" in capsys.readouterr().out

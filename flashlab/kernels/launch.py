@@ -30,7 +30,7 @@ def describe(x, rows):
 class Launch:
     """A kernel and all that it takes but tensors. No programs, no work.
 
-    described: {place: tile} of tensors that the kernel takes as descriptors (`describe` makes them), not as views.
+    described: {place: tile} of tensors that the kernel takes as descriptors, not as views: describe(tensor, tile) makes them.
     """
 
     def __init__(self, kernel, programs, numbers, constants, view=view, described=None, describe=describe):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from flashlab.bench.timing import Times
 from flashlab.course import records, workshop
 from flashlab.course.steps.workers import carrier_of, craft_of
 from flashlab.course.workshop import Trouble, drawn, run, steady
@@ -101,6 +102,41 @@ def test_every_variant_compiles():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
     assert result.returncode == 0 and result.stdout.count("compiled") == 17, result.stderr[-2000:]
+
+
+def test_all_beside_each_other_are_seen_to_compute_the_same(monkeypatch):
+    """The walk through `beside`, with kernels of a CPU in the places of a GPU's."""
+    pytest.importorskip("triton")
+    from flashlab import blockwise
+    from flashlab.course import by_hand
+    from flashlab.kernels import backward, forward
+    from flashlab.kernels.hopper import backward as hopper_backward
+    from flashlab.kernels.hopper import forward as hopper_forward
+
+    class Small(by_hand.Problem):
+        def tensors(self, device):
+            return super().tensors("cpu")
+
+    def once(works, device):
+        return {name: work() and Times(1.0, 1.0, 1.0) for name, work in works.items()}
+
+    monkeypatch.setattr(by_hand, "Problem", functools.partial(Small, tokens=128, width=256))
+    monkeypatch.setattr(by_hand, "interleaved", once)
+    monkeypatch.setattr(by_hand, "PEERS", ("the formula in torch",))
+    for module in (forward, hopper_forward):
+        monkeypatch.setattr(module, "forward", blockwise.forward)
+    for module in (backward, hopper_backward):
+        monkeypatch.setattr(module, "backward", blockwise.backward)
+    monkeypatch.setattr(hopper_backward, "backward_in_any_order", blockwise.backward)
+    monkeypatch.setattr(by_hand, "in_step", lambda: hopper_backward)
+    found = by_hand.beside(64, 128, is_causal=True)
+    assert set(found["forward"]) == {"by hand", "portable", "the formula in torch"}
+    assert set(found["backward"]) == {"one kernel", "one kernel, in step", "two kernels", "portable", "the formula in torch"}
+    assert "two kernels" not in by_hand.beside(64, 64, is_causal=False)["backward"]
+
+    monkeypatch.setattr(hopper_backward, "backward_in_any_order", lambda *saved: [2 * x for x in blockwise.backward(*saved)])
+    with pytest.raises(RuntimeError, match="'one kernel' computes something else"):
+        by_hand.beside(64, 128, is_causal=True)
 
 
 def test_the_record_has_what_the_lesson_shows():

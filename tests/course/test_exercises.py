@@ -5,8 +5,9 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 
-from flashlab.course.checks import lesson_14_mistakes
+from flashlab.course.checks import compare, lesson_14_mistakes
 from flashlab.course.grading import LESSONS, judge, tasks
 from flashlab.course.steps import naive
 from flashlab.course.submission import grade_notebook
@@ -59,6 +60,12 @@ def test_every_task_has_its_hints_its_facts_and_its_check(lesson):
         assert f"*{task.points} points · difficulty " in section and "importance " in section and " minutes · about " in section
         assert "Hint 1" in section and "Hint 2" in section
         assert {mistake.hint for mistake in task.mistakes} <= {1, 2}
+
+
+def test_numbers_of_no_dimension_are_numbers_and_whole_ones_are_written_so():
+    assert compare.number(np.array(6.0), 6) == compare.number(torch.tensor(6), 6) == compare.number(6.0, 6) == ""
+    assert compare.number(120_000.0, 60_000, " bytes") == "you have 120,000 bytes, expected 60,000 bytes; the ratio is 2"
+    assert compare.number(np.array([6.0]), 6) == "return a number; got ndarray"
 
 
 def test_a_wrong_matrix_is_drawn_where_it_is_wrong():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flashlab import attention, block_mask, ops, reference
+from flashlab import attention, block_mask, blockwise, ops, reference
 from flashlab.bench.peak import peak_bytes
 from flashlab.masks import documents
 from flashlab.spec import NO_EXTRAS, Spec
@@ -165,6 +165,25 @@ def test_compiles_where_the_model_draws_its_own_dropout():
     assert not torch.equal(first, second)
     second.sum().backward()
     assert query.grad.isfinite().all()
+
+
+def test_what_the_caller_allows_reaches_the_kernels(monkeypatch):
+    query, seen = torch.randn(1, 2, 9, 8, requires_grad=True), []
+    backward = blockwise.backward
+
+    def listening(grad_out, query, key, value, out, lse, spec, grad_lse, extras):
+        seen.append(spec.deterministic)
+        return backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
+
+    monkeypatch.setattr(blockwise, "backward", listening)
+    for allowed in ({}, dict(deterministic=True), dict(deterministic=False)):
+        attention(query, query, query, **allowed).sum().backward()
+    torch.use_deterministic_algorithms(True)
+    try:
+        attention(query, query, query, deterministic=False).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert seen == [True, True, False, True]
 
 
 def test_views_that_mean_the_negative_go_through_torch_which_resolves_them(monkeypatch):

@@ -120,9 +120,12 @@ def test_hazards_where_work_is_handed_out_are_told_from_others():
         ]
 
     end = "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)"
-    passed, others, whole = hazards.sort_out([*report(hand_out, head), *report(hand_out, step), end])
+    passed, others, whole = hazards.sort_out([*report(hand_out, head), *report(hand_out, step), "done", end])
     assert passed == {"dq.py": 1} and len(others) == 1 and f"dq.py:{step}" in others[0] and whole
-    assert hazards.sort_out(report(hand_out, head))[1:] == ([], False)
+    assert len(hazards.sort_out(report(hand_out - 1, head))[1]) == 1  # a line before it is not it
+    assert len(hazards.sort_out(report(len(lines) + 1, head))[1]) == 1
+    assert hazards.sort_out([*report(hand_out, head), end])[1:] == ([], False)  # the calls broke off
+    assert hazards.sort_out([*report(hand_out, head), "done"])[1:] == ([], False)
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])

@@ -164,6 +164,23 @@ def test_dropout_follows_torchs_generator():
     assert (many.mean(0) - flash_attn.flash_attn_func(q, k, v).double()).abs().max().item() < 6 * spread
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_flash_attns_functions_ask_for_equal_bits_where_they_are_told_to(deterministic, monkeypatch):
+    seen = []
+    for name in ("attention", "attention_varlen"):
+        function = getattr(flash_attn, name)
+        monkeypatch.setattr(flash_attn, name, lambda *a, function=function, **o: seen.append(o["deterministic"]) or function(*a, **o))
+    x, starts = torch.randn(1, 6, 3, 2, 16), torch.tensor([0, 2, 6], dtype=torch.int32)
+    q, kv, packed = x[:, :, 0], x[:, :, 1:], x[0]
+    flash_attn.flash_attn_func(q, *kv.unbind(2), deterministic=deterministic)
+    flash_attn.flash_attn_kvpacked_func(q, kv, deterministic=deterministic)
+    flash_attn.flash_attn_qkvpacked_func(x, deterministic=deterministic)
+    flash_attn.flash_attn_varlen_func(*packed.unbind(1), starts, starts, 4, 4, deterministic=deterministic)
+    flash_attn.flash_attn_varlen_kvpacked_func(packed[:, 0], packed[:, 1:], starts, starts, 4, 4, deterministic=deterministic)
+    flash_attn.flash_attn_varlen_qkvpacked_func(packed, starts, 4, deterministic=deterministic)
+    assert seen == [deterministic] * 6
+
+
 COMMON = ["dropout_p", "softmax_scale", "causal", "window_size", "softcap", "alibi_slopes", "deterministic", "return_attn_probs"]
 KVCACHE = [
     "q", "k_cache", "v_cache", "k", "v", "rotary_cos", "rotary_sin", "cache_seqlens", "cache_batch_idx", "cache_leftpad", "block_table",

@@ -6,6 +6,7 @@ they come by, and a sum of float32 depends on that order in its last bits: `dete
 
 from typing import Any, NamedTuple
 
+from triton import constexpr_function
 from triton._C.libtriton import ir
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -70,6 +71,12 @@ def share(c: gl.constexpr, ds, n, shelf):
     mbarrier.arrive(shelf.full.index(place), count=1)
 
 
+@constexpr_function
+def corner_of(c, part_rows, part_columns, rows):
+    """(row, column) where craft c's part of a tile of dq begins: crafts share the rows of a tile, or its columns."""
+    return (c * part_rows, 0) if part_rows < rows else (0, c * part_columns)
+
+
 @gluon.jit
 def row_gradient(c: gl.constexpr, n, shared, GradQ):
     """Issue dsᵀ · k of tile n, one product for each craft's keys: craft c's part of dq, [PART_ROWS, PART_COLUMNS]."""
@@ -77,15 +84,14 @@ def row_gradient(c: gl.constexpr, n, shared, GradQ):
     D: gl.constexpr = shared.q_shelf.tiles.shape[4]
     PART_ROWS: gl.constexpr = GradQ.block_type.shape[2]
     PART_COLUMNS: gl.constexpr = GradQ.block_type.shape[3]
-    row: gl.constexpr = c * PART_ROWS if PART_ROWS < ROWS else 0
-    column: gl.constexpr = 0 if PART_ROWS < ROWS else c * PART_COLUMNS
+    corner: gl.constexpr = corner_of(c, PART_ROWS, PART_COLUMNS, ROWS)
     place, parity = place_of(shared.ds_shelf, n)
     mbarrier.wait(shared.ds_shelf.full.index(place), parity)
     dq = gl.zeros([PART_ROWS, PART_COLUMNS], gl.float32, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PART_COLUMNS, 16]))
     for craft in gl.static_range(CRAFTS):
         ds = shared.ds_shelf.tiles.index(place).slice(CRAFT_ROWS * craft, CRAFT_ROWS).permute((1, 0))  # [ROWS, CRAFT_ROWS]
-        keys = shared.keys.tiles.index(craft).reshape([CRAFT_ROWS, D]).slice(column, PART_COLUMNS, dim=1)  # [CRAFT_ROWS, PART_COLUMNS]
-        dq = warpgroup_mma(ds.slice(row, PART_ROWS), keys, dq, use_acc=craft > 0, is_async=True)
+        keys = shared.keys.tiles.index(craft).reshape([CRAFT_ROWS, D]).slice(corner[1], PART_COLUMNS, dim=1)  # [CRAFT_ROWS, PART_COLUMNS]
+        dq = warpgroup_mma(ds.slice(corner[0], PART_ROWS), keys, dq, use_acc=craft > 0, is_async=True)
     return dq
 
 
@@ -95,14 +101,13 @@ def send(c: gl.constexpr, dq, n, tile, head, shared, GradQ, at):
     ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
     PART_ROWS: gl.constexpr = GradQ.block_type.shape[2]
     PART_COLUMNS: gl.constexpr = GradQ.block_type.shape[3]
-    row: gl.constexpr = c * PART_ROWS if PART_ROWS < ROWS else 0
-    column: gl.constexpr = 0 if PART_ROWS < ROWS else c * PART_COLUMNS
+    corner: gl.constexpr = corner_of(c, PART_ROWS, PART_COLUMNS, ROWS)
     give_back(shared.ds_shelf, n)
     place = shared.dq.index(c)
     tma.store_wait(0)  # the part before has left
     place.reshape([PART_ROWS, PART_COLUMNS]).store(dq)
     fence_async_shared()
-    add_to_global(GradQ, [at.batch, head, tile * ROWS + row, column], place)
+    add_to_global(GradQ, [at.batch, head, tile * ROWS + corner[0], corner[1]], place)
 
 
 @gluon.jit

@@ -14,7 +14,8 @@
 
 Every other call takes the portable kernels. `why_not` is this table as code: nothing is tried and caught.
 
-A backward pass is "fused" with `deterministic=False`, where one kernel that sums dQ in any order is faster by more than a twentieth.
+A backward pass is "fused" with `deterministic=False`, from lengths on where one kernel that sums dQ in any order was faster by more than a
+twentieth, in causal and full calls. Windows and grouped heads follow the same rule, and were not timed.
 """
 
 import functools

@@ -92,11 +92,7 @@ def _on_hopper(query, key, value, spec, extras):
         kernels = f"portable kernels: {why_not}" if why_not else "kernels that are scheduled by hand for Hopper GPUs"
         said.append(f"{direction}, {kernels}")
     if not spec.deterministic:
-        why_not = hopper.why_not("fused", *call, query)
-        if why_not:
-            said.append(f"deterministic all the same: {why_not}")
-        else:
-            said[1] = "backward, one kernel that is scheduled by hand for Hopper GPUs and sums query's gradient in any order"
+        said.append("deterministic all the same" if why_not else "query's gradient is summed in any order")
     return "".join(f"; {words}" for words in said)
 
 
@@ -113,7 +109,7 @@ def _tiles(query, key, value, spec, extras):
         names.remove("forward")
     elif hopper.serves("forward", query, key, value, spec, extras):
         names.remove("forward")
-    if hopper.backward_of(query, key, value, spec, extras, grad_out=query):
+    if hopper.serves("backward", query, key, value, spec, extras, grad_out=query):
         names = [name for name in names if name not in ("dkdv", "dq")]
     for name in names:
         described = configs.can_describe(name, (query, key, value), spec, extras)

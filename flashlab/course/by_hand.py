@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -45,6 +45,7 @@ DECISIONS = {
     "each craft its own tiles": Decision(((OWN, ALL),)),
     "last rows first": Decision((("(tiles - 1 - within // together)", "(within // together)"),)),
     "heads that share the cache": Decision((("L2_BYTES = 2**25", "L2_BYTES = 2**40"),)),
+    "turns that are fixed": Decision(constants={64: dict(TURNS=False)}),
 }
 WAIT = "    place, parity = place_of(shared.ds_shelf, n)\n    mbarrier.wait(shared.ds_shelf.full.index(place), parity)\n"
 IN_STEP = (("    if FIRST:\n", WAIT + "    if FIRST:\n"),)  # in fused.py
@@ -63,11 +64,11 @@ def tick(Clocks, c: gl.constexpr, n, event: gl.constexpr):
 def walk_step('''
 WITH_CLOCKS = (  # the same kernel, which keeps clocks
     ("\n@gluon.jit\ndef walk_step(", TICK.format(steps=STEPS, events=len(EVENTS))),
-    ('P: gl.constexpr):\n    """q · kᵀ', 'P: gl.constexpr, Clocks, c: gl.constexpr):\n    """q · kᵀ'),
-    ("SCORES, P)\n    for", "SCORES, P, Clocks, c)\n    for"),
-    ("SCORES, P)\n    if", "SCORES, P, Clocks, c)\n    if"),
-    ("True, SCORES, P)\n    acc", "True, SCORES, P, Clocks, c)\n    acc"),
-    ("  # [KEYS, D]\n    scores = warpgroup_mma(q", "  # [KEYS, D]\n    tick(Clocks, c, n, 0)\n    scores = warpgroup_mma(q"),
+    ("P: gl.constexpr,\n)", "P: gl.constexpr, Clocks,\n)"),
+    ("SCORES, P)\n    for", "SCORES, P, Clocks)\n    for"),
+    ("SCORES, P)\n    if", "SCORES, P, Clocks)\n    if"),
+    ("True, SCORES, P)\n    acc", "True, SCORES, P, Clocks)\n    acc"),
+    (", n)\n    scores = warpgroup_mma(q", ", n)\n    tick(Clocks, c, n, 0)\n    scores = warpgroup_mma(q"),
     ("acc, is_async=True)\n", "acc, is_async=True)\n    tick(Clocks, c, n, 1)\n"),
     ("    give_back(shared.k_shelf, n)\n    if MASKED", "    tick(Clocks, c, n, 2)\n    give_back(shared.k_shelf, n)\n    if MASKED"),
     ("    acc = warpgroup_mma_wait(0", "    tick(Clocks, c, n, 3)\n    acc = warpgroup_mma_wait(0"),
@@ -104,7 +105,7 @@ def edited(words, module=None):
 
 @functools.cache
 def in_step():
-    """hopper/backward.py whose one kernel lets no craft be ahead: each waits for everybody's ds of a tile before it goes on."""
+    """hopper/backward.py where no craft is ahead: each waits for everybody's ds of a tile before it goes on."""
     from flashlab.kernels.hopper import backward, fused
 
     variant = edited(IN_STEP, fused)
@@ -210,7 +211,7 @@ def beside(seqlen, head_dim, is_causal):
     leaves, grad_out = problem.tensors("cuda")
     query, key, value, spec, _ = described(*(x.detach() for x in leaves), is_causal=is_causal)
     out, lse = portable_forward.forward(query, key, value, spec)
-    saved = grad_out, query, key, value, out, lse, spec
+    saved, in_any_order = ((grad_out, query, key, value, out, lse, replace(spec, deterministic=turns)) for turns in (True, False))
     attends = {peer.name: peer.prepare(problem, *leaves) for peer in peers.found()[0] if peer.name in PEERS}
     outs = {name: attend() for name, attend in attends.items()}
     works = {
@@ -219,10 +220,11 @@ def beside(seqlen, head_dim, is_causal):
             "portable": lambda: portable_forward.forward(query, key, value, spec),
         },
         "backward": {
-            "one kernel": lambda: backward.backward_in_any_order(*saved),
-            "one kernel, in step": lambda: in_step().backward_in_any_order(*saved),
+            "in turns": lambda: backward.backward(*saved),
+            "in any order": lambda: backward.backward(*in_any_order),
+            "in any order, crafts in step": lambda: in_step().backward(*in_any_order),
             "portable": lambda: portable_backward.backward(*saved),
-        } | ({"two kernels": lambda: backward.backward(*saved)} if head_dim == 128 else {}),
+        },
     }  # fmt: skip
     works["forward"] |= {name: lambda attend=attend: (attend(),) for name, attend in attends.items()}
     works["backward"] |= {name: lambda out=out: torch.autograd.grad(out, leaves, grad_out, retain_graph=True) for name, out in outs.items()}

@@ -16,10 +16,7 @@ def forward(query, key, value, spec, extras):
 
 def backward(query, key, value, spec, extras, grad_out):
     """The function (grad_out, query, key, value, out, lse, spec, grad_lse, extras) → (grad_query, grad_key, grad_value, delta)."""
-    by_hand = hopper.backward_of(query, key, value, spec, extras, grad_out)
-    if by_hand == "fused":
-        from flashlab.kernels.hopper.backward import backward_in_any_order as backward
-    elif by_hand:
+    if hopper.serves("backward", query, key, value, spec, extras, grad_out):
         from flashlab.kernels.hopper.backward import backward
     else:
         from flashlab.kernels.backward import backward

@@ -69,7 +69,7 @@ def test_every_decision_can_be_undone():
             assert constants.items() - forward.CONFIGS[head_dim].items() and constants.keys() <= forward.CONFIGS[head_dim].keys(), name
         assert by_hand.edited(decision.words).forward_kernel is not forward.forward_kernel
     assert by_hand.edited(by_hand.WITH_CLOCKS).tick
-    assert by_hand.in_step().fused_kernel is not backward.fused_kernel and by_hand.in_step().plan_fused is not backward.plan_fused
+    assert by_hand.in_step().fused_kernel is not backward.fused_kernel and by_hand.in_step().plan is not backward.plan
     with pytest.raises(ValueError, match="is not in flashlab.kernels.hopper.forward"):
         by_hand.edited((("words that no kernel has", ""),))
 
@@ -90,7 +90,7 @@ for head_dim, (name, decision) in itertools.product((64, 128), by_hand.DECISIONS
 for head_dim in (64, 128):
     query, lse, found = torch.empty(2, 4, 2048, head_dim, dtype=torch.bfloat16), torch.empty(2, 4, 2048), []
     with as_if_on("sm_90", collecting(found, "sm_90", ("fused",))):
-        by_hand.in_step().backward_in_any_order(query, query, query, query, query, lse, Spec(0.1, window=(-1, 0)))
+        by_hand.in_step().backward(query, query, query, query, query, lse, Spec(0.1, window=(-1, 0), deterministic=False))
     print("compiled", head_dim, "in step", found[0].tensor_core_products)
 """
 
@@ -101,7 +101,7 @@ def test_every_variant_compiles():
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
-    assert result.returncode == 0 and result.stdout.count("compiled") == 17, result.stderr[-2000:]
+    assert result.returncode == 0 and result.stdout.count("compiled") == 18, result.stderr[-2000:]
 
 
 def test_all_beside_each_other_are_seen_to_compute_the_same(monkeypatch):
@@ -127,15 +127,14 @@ def test_all_beside_each_other_are_seen_to_compute_the_same(monkeypatch):
         monkeypatch.setattr(module, "forward", blockwise.forward)
     for module in (backward, hopper_backward):
         monkeypatch.setattr(module, "backward", blockwise.backward)
-    monkeypatch.setattr(hopper_backward, "backward_in_any_order", blockwise.backward)
     monkeypatch.setattr(by_hand, "in_step", lambda: hopper_backward)
     found = by_hand.beside(64, 128, is_causal=True)
     assert set(found["forward"]) == {"by hand", "portable", "the formula in torch"}
-    assert set(found["backward"]) == {"one kernel", "one kernel, in step", "two kernels", "portable", "the formula in torch"}
-    assert "two kernels" not in by_hand.beside(64, 64, is_causal=False)["backward"]
+    in_any_order = {"in any order", "in any order, crafts in step"}
+    assert set(found["backward"]) == {"in turns", *in_any_order, "portable", "the formula in torch"}
 
-    monkeypatch.setattr(hopper_backward, "backward_in_any_order", lambda *saved: [2 * x for x in blockwise.backward(*saved)])
-    with pytest.raises(RuntimeError, match="'one kernel' computes something else"):
+    monkeypatch.setattr(hopper_backward, "backward", lambda *saved: [2 * x for x in blockwise.backward(*saved)])
+    with pytest.raises(RuntimeError, match="'in turns' computes something else"):
         by_hand.beside(64, 128, is_causal=True)
 
 

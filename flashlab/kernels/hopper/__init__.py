@@ -4,18 +4,18 @@
 |------------------------------------------------------------------------------------|---------------------------------------|
 | the GPU has compute capability 9.0                                                 | it lacks their instructions           |
 | Triton is 3.6, with which they have run, or 3.7, with which CI compiles them       | they are not tested; it is said once  |
-| float16 or bfloat16; head dim 128, or 64 forward and fused; values the same        | none are written, or none are faster  |
+| float16 or bfloat16; head dim 64 or 128, values the same                           | none are written                      |
 | it has no feature but a causal mask, a window, grouped heads, lse and its gradient | only the portable ones have it        |
 | 512 queries or more, and rows that see enough keys (half a window's):              | the portable ones are faster          |
-|   head dim 64: forward 2048, fused 1024                                            |                                       |
-|   head dim 128: forward 512, backward 256, fused 2048                              |                                       |
+|   head dim 64: forward 2048, backward 2048, in any order 1024                      |                                       |
+|   head dim 128: forward 512, backward 1024, in any order 1024                      |                                       |
 | 10¹¹ operations or more in the forward pass, about 0.2 ms                          | a CPU takes longer to launch these    |
 | rows begin at multiples of 16 bytes                                                | the copy engine cannot bring them     |
 
 Every other call takes the portable kernels. `why_not` is this table as code: nothing is tried and caught.
 
-A backward pass is "fused" with `deterministic=False`, from lengths on where one kernel that sums dQ in any order was faster by more than a
-twentieth, in causal and full calls. Windows and grouped heads follow the same rule, and were not timed.
+A backward pass sums dQ in any order with `deterministic=False`. Both ways are taken from lengths on where they were faster than the portable
+kernels by about a twentieth or more, in causal and full calls. Windows and grouped heads follow the same rule, and were not timed.
 """
 
 import functools
@@ -32,9 +32,10 @@ FEWEST_QUERIES = 512
 FEWEST_KEYS = {  # that a row sees
     ("forward", 64): 2048,
     ("forward", 128): 512,
-    ("backward", 128): 256,
-    ("fused", 64): 1024,
-    ("fused", 128): 2048,
+    ("backward", 64): 2048,
+    ("backward", 128): 1024,
+    ("backward in any order", 64): 1024,
+    ("backward in any order", 128): 1024,
 }
 FEWEST_OPERATIONS = 1e11  # of the forward pass: less is done before a CPU has made ready what these kernels take
 
@@ -42,7 +43,7 @@ FEWEST_OPERATIONS = 1e11  # of the forward pass: less is done before a CPU has m
 def why_not(what, query, key, value, spec, extras, grad_out=None):
     """Why a call on a Hopper GPU does without these kernels, in words; "" where it takes them.
 
-    what: "forward", "backward", or "fused": a backward pass that may differ in its last bits from run to run.
+    what: "forward" or "backward".
     """
     if triton_version() not in TRITON_VERSIONS:
         return f"Triton {triton.__version__}, with which they are not tested"
@@ -50,11 +51,13 @@ def why_not(what, query, key, value, spec, extras, grad_out=None):
         return "Triton's interpreter, which does not know them"
     if query.dtype not in (torch.float16, torch.bfloat16):
         return f"{str(query.dtype).removeprefix('torch.')}"
+    if what == "backward" and not spec.deterministic:
+        what = "backward in any order"
     head_dim, value_dim, fewest_keys = query.shape[3], value.shape[3], FEWEST_KEYS.get((what, query.shape[3]))
     if head_dim != value_dim:
         return f"head dim {head_dim} and value head dim {value_dim}"
     if fewest_keys is None:
-        return f"head dim {head_dim} {what} (served: {', '.join(f'{of} {dim}' for of, dim in FEWEST_KEYS)})"
+        return f"head dim {head_dim} (served: {', '.join(sorted({str(dim) for _, dim in FEWEST_KEYS}, key=int))})"
     if not configs.is_plain(spec, extras) or extras.sinks is not None or extras.cu_seqlens_q is not None:
         return "a feature beyond causal masks, windows and grouped heads"
     if spec.scale <= 0:
@@ -78,14 +81,6 @@ def serves(what, query, key, value, spec, extras, grad_out=None):
     if triton_version() not in TRITON_VERSIONS:
         _say_untested()
     return not why_not(what, query, key, value, spec, extras, grad_out)
-
-
-def backward_of(query, key, value, spec, extras, grad_out):
-    """Which of these kernels a call's backward pass takes: "fused", "backward", or "": none."""
-    for what in ("backward",) if spec.deterministic else ("fused", "backward"):
-        if serves(what, query, key, value, spec, extras, grad_out):
-            return what
-    return ""
 
 
 @functools.cache

@@ -6,13 +6,14 @@ import torch
 import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
     Band,
     Place,
+    barriers,
     carry,
     carry_owned,
     describe,
@@ -32,9 +33,9 @@ from flashlab.layout import empty_out
 from flashlab.spec import NO_EXTRAS
 
 KEYS = 128  # of a tile
-CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many for values, registers of their threads
-    64: dict(CRAFTS=3, PLACES=4, REGISTERS=160),
-    128: dict(CRAFTS=2, PLACES=2, REGISTERS=240),
+CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many for values, registers of their threads, fixed turns
+    64: dict(CRAFTS=3, PLACES=4, REGISTERS=160, TURNS=True),
+    128: dict(CRAFTS=2, PLACES=2, REGISTERS=240, TURNS=False),
 }
 L2_BYTES = 2**25  # of keys and values that programs which run together read
 
@@ -45,6 +46,7 @@ class Shared(NamedTuple):
     queries: Any  # Owned; at the end out
     k_shelf: Any
     v_shelf: Any
+    turns: Any  # a barrier for each craft: it may issue its products. None: as it comes
 
 
 @gluon.jit
@@ -94,13 +96,31 @@ def masked(scores, i, tile, band):
 
 
 @gluon.jit
-def walk_step(n, tile, p, m, l, acc, q, shared, i, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr):
+def take_turn(c: gl.constexpr, turns, n):
+    """Craft c waits until the one before it has issued its products of tile n (craft 0: the last one, of tile n − 1), the first being 1."""
+    if turns is not None:
+        mbarrier.wait(turns.index(c), (n if c == 0 else n - 1) & 1)
+
+
+@gluon.jit
+def pass_turn(c: gl.constexpr, turns):
+    """The next craft's turn."""
+    if turns is not None:
+        mbarrier.arrive(turns.index((c + 1) % turns.shape[0]), count=1)
+
+
+@gluon.jit
+def walk_step(
+    c: gl.constexpr, n, tile, p, m, l, acc, q, shared, i, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
+):  # fmt: skip
     """q · kᵀ of tile n is issued, p · v of tile n − 1 behind it: while the second product runs, the softmax of the first is computed."""
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
     k = take(shared.k_shelf, n)  # [KEYS, D]
+    take_turn(c, shared.turns, n)
     scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False, is_async=True)
     v = take(shared.v_shelf, n - 1)  # [KEYS, D]
     acc = warpgroup_mma(unpack(p, v.dtype, P), v, acc, is_async=True)
+    pass_turn(c, shared.turns)
     scores = warpgroup_mma_wait(1, deps=(scores,))  # [CRAFT_ROWS, KEYS]
     give_back(shared.k_shelf, n)
     if MASKED:
@@ -125,6 +145,9 @@ def craft(c: gl.constexpr, shared, Out, Lse, at, begin, end, band, scale):
     first = end - my_end  # of its own
     pass_over(shared.k_shelf, 0, first)
     pass_over(shared.v_shelf, 0, first)
+    for n in range(1, first + 1):
+        take_turn(c, shared.turns, n)
+        pass_turn(c, shared.turns)
 
     i = start + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
     m = gl.full([CRAFT_ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
@@ -138,16 +161,19 @@ def craft(c: gl.constexpr, shared, Out, Lse, at, begin, end, band, scale):
     p, m, l, rescale = online_softmax_step(masked(scores, i, my_end - 1, band), m, l, scale)
     p = pack(p, q.dtype)
     for n in range(first + 1, end - full_end):
-        p, m, l, acc = walk_step(n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+        p, m, l, acc = walk_step(c, n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
     for n in range(gl.maximum(first + 1, end - full_end), end - full_begin):
-        p, m, l, acc = walk_step(n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, False, SCORES, P)
+        p, m, l, acc = walk_step(c, n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, False, SCORES, P)
     if band.lowest is not None:
         for n in range(gl.maximum(first + 1, end - full_begin), end - my_begin):
-            p, m, l, acc = walk_step(n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+            p, m, l, acc = walk_step(c, n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
     acc = warpgroup_mma(unpack(p, q.dtype, P), take(shared.v_shelf, end - 1 - my_begin), acc)
     give_back(shared.v_shelf, end - 1 - my_begin)
     pass_over(shared.k_shelf, end - my_begin, end - begin)
     pass_over(shared.v_shelf, end - my_begin, end - begin)
+    for n in range(end - my_begin, end - begin):
+        take_turn(c, shared.turns, n)
+        pass_turn(c, shared.turns)
 
     out = acc * gl.convert_layout(1.0 / gl.where(l == 0.0, 1.0, l), gl.SliceLayout(1, ACC))[:, None]  # no key seen: 0, not 0/0
     put_away(Out, out, shared.queries, c, at)
@@ -169,13 +195,14 @@ def carrier(shared, Q, K, V, at, head_kv, begin, end):
 @gluon.jit(do_not_specialize=["scale", "band", "TOGETHER"])  # every length would be compiled anew
 def forward_kernel(
     Q, K, V, Out, Lse, scale, band, TOGETHER,
-    GROUP: gl.constexpr, CRAFTS: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr,
+    GROUP: gl.constexpr, CRAFTS: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
     """One program owns CRAFT_ROWS · CRAFTS query rows of one head."""
     ROWS: gl.constexpr = CRAFT_ROWS * CRAFTS
     at = owned_rows(Q, TOGETHER, ROWS)
     begin, full_begin, full_end, end = tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, ROWS, K.block_type.shape[2])
-    shared = Shared(owned_for(Q, CRAFTS), shelf_for(K, PLACES, CRAFTS), shelf_for(V, PLACES, CRAFTS))
+    turns = barriers(CRAFTS, 1) if TURNS else None
+    shared = Shared(owned_for(Q, CRAFTS), shelf_for(K, PLACES, CRAFTS), shelf_for(V, PLACES, CRAFTS), turns)
     scale *= LOG2_E
     if CRAFTS == 2:
         gl.warp_specialize(

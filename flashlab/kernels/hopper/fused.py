@@ -1,7 +1,9 @@
-"""dK, dV and dQ in one kernel on Hopper (Dao 2023, Algorithm 2): the program that has ds of its keys multiplies it into dQ as well.
+"""dK, dV and dQ in one kernel on Hopper (Dao 2023, Algorithm 2): a program owns keys and walks over the query rows that see them.
 
-Five products a tile, where two kernels need seven. But every program adds its part of dQ to what others have added, in the order in which
-they come by, and a sum of float32 depends on that order in its last bits: `deterministic=False` alone takes this kernel.
+It has ds of its keys, and multiplies it into dQ as well: five products a tile, where two kernels need seven. Every program adds its part of
+dQ to what others added, and a sum of float32 depends on their order in its last bits. So they take turns: the last keys first.
+
+Scores are transposed here, keys down and queries across: then p and ds come out in registers as the next products want their left factor.
 """
 
 from typing import Any, NamedTuple
@@ -13,20 +15,24 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language._core import builtin
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from flashlab.kernels.hopper.dkdv import carrier, probabilities, products, rows_in_sight, score_gradient
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
     CRAFTS,
     Place,
     Shelf,
+    barriers,
+    carry,
+    carry_owned,
     give_back,
     owned_for,
     place_of,
     put_away,
+    sees,
     shelf_for,
     take,
     take_owned,
+    tiles_in_sight,
     wait_for_room,
 )  # fmt: skip
 from flashlab.kernels.tile import LN_2, LOG2_E
@@ -43,22 +49,48 @@ class Shared(NamedTuple):
     do_shelf: Any
     rows: Any  # [PLACES, 1, 1, 2, ROWS], beside the queries: lse in base 2 and delta of each row
     ds_shelf: Any  # Shelf of [DS_PLACES, CRAFTS · CRAFT_ROWS, ROWS]: every craft puts down its keys' part, and reads that of all keys
-    dq: Any  # [CRAFTS, 1, 1, PART_ROWS, PART_COLUMNS]: each craft's part of a tile of dq, on its way out
+    dq_shelf: Any  # Shelf of [DQ_PLACES · CRAFTS, 1, 1, PART_ROWS, PART_COLUMNS]: every craft puts down its part of a tile of dq
 
 
-class Walk(NamedTuple):
-    """The tiles begin … end − 1, once for each head of the group: `tiles` in all."""
+class Before(NamedTuple):
+    """Who adds to dq before this program does: those of later keys, and right before it the one that walks tiles begin … end − 1."""
 
+    programs: Any  # how many
     begin: Any
     end: Any
-    tiles: Any
 
 
-@builtin
-def add_to_global(described, coord, tile, _semantic=None):
-    """The copy engine adds a tile of shared memory to what lies in global memory. (Gluon has no name for it before Triton 3.8.)"""
-    coord = _semantic._convert_to_ir_values(coord, require_i64=False)
-    _semantic.builder.create_async_tma_reduce(ir.DESCRIPTOR_REDUCE_KIND.ADD, described.handle, coord, tile.handle)
+@gluon.jit
+def row_numbers(rows, n, which: gl.constexpr, SCORES: gl.constexpr):
+    """lse (0) or delta (1) of the rows of tile n: [ROWS], across the columns of transposed scores."""
+    ROWS: gl.constexpr = rows.shape[4]
+    two = rows.index(n % rows.shape[0]).reshape([2 * ROWS])
+    return two.slice(which * ROWS, ROWS).load(gl.SliceLayout(0, SCORES))
+
+
+@gluon.jit
+def products(own, walked, SCORES: gl.constexpr):
+    """Issue own · walkedᵀ: [CRAFT_ROWS, ROWS]."""
+    ROWS: gl.constexpr = walked.shape[0]
+    zeros = gl.zeros([CRAFT_ROWS, ROWS], gl.float32, SCORES)
+    return warpgroup_mma(own, walked.permute((1, 0)), zeros, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def probabilities(scores, n, tile, rows, j, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr):
+    """p of a tile of scores, from lse: [CRAFT_ROWS, ROWS]."""
+    p = gl.exp2(scores * scale - row_numbers(rows, n, 0, SCORES)[None, :])
+    if MASKED:
+        ROWS: gl.constexpr = rows.shape[4]
+        i = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, SCORES))
+        p = gl.where(sees(i[None, :], j[:, None], band), p, 0.0)
+    return p
+
+
+@gluon.jit
+def score_gradient(p, dp, n, rows, SCORES: gl.constexpr):
+    """ds = p ∘ (dp − delta): [CRAFT_ROWS, ROWS]."""
+    return p * (dp - row_numbers(rows, n, 1, SCORES)[None, :])
 
 
 @gluon.jit
@@ -78,12 +110,12 @@ def corner_of(c, part_rows, part_columns, rows):
 
 
 @gluon.jit
-def row_gradient(c: gl.constexpr, n, shared, GradQ):
+def row_gradient(c: gl.constexpr, n, shared):
     """Issue dsᵀ · k of tile n, one product for each craft's keys: craft c's part of dq, [PART_ROWS, PART_COLUMNS]."""
     ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
     D: gl.constexpr = shared.q_shelf.tiles.shape[4]
-    PART_ROWS: gl.constexpr = GradQ.block_type.shape[2]
-    PART_COLUMNS: gl.constexpr = GradQ.block_type.shape[3]
+    PART_ROWS: gl.constexpr = shared.dq_shelf.tiles.shape[3]
+    PART_COLUMNS: gl.constexpr = shared.dq_shelf.tiles.shape[4]
     corner: gl.constexpr = corner_of(c, PART_ROWS, PART_COLUMNS, ROWS)
     place, parity = place_of(shared.ds_shelf, n)
     mbarrier.wait(shared.ds_shelf.full.index(place), parity)
@@ -96,28 +128,25 @@ def row_gradient(c: gl.constexpr, n, shared, GradQ):
 
 
 @gluon.jit
-def send(c: gl.constexpr, dq, n, tile, head, shared, GradQ, at):
-    """Craft c's part of dq of tile n goes out, and is added there."""
-    ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
-    PART_ROWS: gl.constexpr = GradQ.block_type.shape[2]
-    PART_COLUMNS: gl.constexpr = GradQ.block_type.shape[3]
-    corner: gl.constexpr = corner_of(c, PART_ROWS, PART_COLUMNS, ROWS)
+def put_down(c: gl.constexpr, dq, n, shared):
+    """Craft c puts its part of dq of tile n where the sender finds it."""
+    place, _ = place_of(shared.dq_shelf, n)
+    part = shared.dq_shelf.tiles.index(CRAFTS * place + c)  # [1, 1, PART_ROWS, PART_COLUMNS]
     give_back(shared.ds_shelf, n)
-    place = shared.dq.index(c)
-    tma.store_wait(0)  # the part before has left
-    place.reshape([PART_ROWS, PART_COLUMNS]).store(dq)
+    wait_for_room(shared.dq_shelf, n)
+    part.reshape([part.shape[2], part.shape[3]]).store(dq)
     fence_async_shared()
-    add_to_global(GradQ, [at.batch, head, tile * ROWS + corner[0], corner[1]], place)
+    mbarrier.arrive(shared.dq_shelf.full.index(place), count=1)
 
 
 @gluon.jit
 def step(
-    c: gl.constexpr, n, tile, head, scores, dk, dv, k, v, shared, GradQ, at, walk, j, band, scale,
+    c: gl.constexpr, n, tile, last, scores, dk, dv, k, v, shared, j, band, scale,
     MASKED: gl.constexpr, FIRST: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
 ):  # fmt: skip
-    """Add what tile n gives to dk and dv, and send dq of the tile before: by now the other crafts have most likely shared its ds.
+    """Add what tile n gives to dk and dv, and put down dq of the tile before: by now the other crafts have most likely shared its ds.
 
-    The scores of tile n are there; those of the next are computed while dq goes out. exp2 runs beside v · dOᵀ, and ds beside p · dO.
+    The scores of tile n are there; those of the next are computed while dq is put down. exp2 runs beside v · dOᵀ, and ds beside p · dO.
     """
     do = take(shared.do_shelf, n)  # [ROWS, D]
     dp = products(v, do, SCORES)
@@ -130,20 +159,19 @@ def step(
     if FIRST:
         dv, dk = warpgroup_mma_wait(0, deps=(dv, dk))
     else:
-        dq = row_gradient(c, n - 1, shared, GradQ)
+        dq = row_gradient(c, n - 1, shared)
         dv, dk = warpgroup_mma_wait(CRAFTS, deps=(dv, dk))
     give_back(shared.q_shelf, n)
     give_back(shared.do_shelf, n)
-    scores = products(k, take(shared.q_shelf, gl.minimum(n + 1, walk.tiles - 1)), SCORES)  # after the last tile: once more its own, unused
+    scores = products(k, take(shared.q_shelf, gl.minimum(n + 1, last)), SCORES)  # after the last tile: once more its own, unused
     if not FIRST:
         dq = warpgroup_mma_wait(1, deps=(dq,))
-        next_head = tile == walk.begin
-        send(c, dq, n - 1, gl.where(next_head, walk.end, tile) - 1, gl.where(next_head, head - 1, head), shared, GradQ, at)
+        put_down(c, dq, n - 1, shared)
     return warpgroup_mma_wait(0, deps=(scores,)), dk, dv
 
 
 @gluon.jit
-def craft(c: gl.constexpr, shared, GradQ, GradK, GradV, at, bounds, band, scale, GROUP: gl.constexpr):
+def craft(c: gl.constexpr, shared, GradK, GradV, at, bounds, band, scale, GROUP: gl.constexpr):
     """Craft c owns CRAFT_ROWS keys and walks up the tiles that see any of the program's, once for each head of the group."""
     ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
     D: gl.constexpr = shared.q_shelf.tiles.shape[4]
@@ -151,71 +179,167 @@ def craft(c: gl.constexpr, shared, GradQ, GradK, GradV, at, bounds, band, scale,
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     P: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)  # registers
     begin, full_begin, full_end, end = bounds
-    walk = Walk(begin, end, GROUP * (end - begin))
+    last = GROUP * (end - begin) - 1
 
     j = at.start + CRAFT_ROWS * c + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
     dk, dv = gl.zeros([CRAFT_ROWS, D], gl.float32, ACC), gl.zeros([CRAFT_ROWS, D], gl.float32, ACC)
     k, v = take_owned(shared.keys, c), take_owned(shared.own_values, c)  # [CRAFT_ROWS, D]
     scores = warpgroup_mma_wait(0, deps=(products(k, take(shared.q_shelf, 0), SCORES),))
-    head = at.head * GROUP
-    scores, dk, dv = step(
-        c, 0, begin, head, scores, dk, dv, k, v, shared, GradQ, at, walk, j, band, scale, True, True, SCORES, P
-    )  # fmt: skip
+    scores, dk, dv = step(c, 0, begin, last, scores, dk, dv, k, v, shared, j, band, scale, True, True, SCORES, P)
     start = begin + 1
     for member in range(GROUP):
-        head = at.head * GROUP + member
         before = member * (end - begin) - begin  # tiles are counted over the whole group
         for t in range(start, full_begin):
-            scores, dk, dv = step(
-                c, t + before, t, head, scores, dk, dv, k, v, shared, GradQ, at, walk, j, band, scale, True, False, SCORES, P
-            )  # fmt: skip
+            scores, dk, dv = step(c, t + before, t, last, scores, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
         for t in range(gl.maximum(start, full_begin), full_end):
-            scores, dk, dv = step(
-                c, t + before, t, head, scores, dk, dv, k, v, shared, GradQ, at, walk, j, band, scale, False, False, SCORES, P
-            )  # fmt: skip
+            scores, dk, dv = step(c, t + before, t, last, scores, dk, dv, k, v, shared, j, band, scale, False, False, SCORES, P)
         if band.lowest is not None:
             for t in range(gl.maximum(start, full_end), end):
-                scores, dk, dv = step(
-                    c, t + before, t, head, scores, dk, dv, k, v, shared, GradQ, at, walk, j, band, scale, True, False, SCORES, P
-                )  # fmt: skip
+                scores, dk, dv = step(c, t + before, t, last, scores, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
         start = begin
-    dq = warpgroup_mma_wait(0, deps=(row_gradient(c, walk.tiles - 1, shared, GradQ),))
-    send(c, dq, walk.tiles - 1, end - 1, head, shared, GradQ, at)
-    wait_for_room(shared.ds_shelf, walk.tiles - 1 + DS_PLACES)  # the other crafts have read the keys, which lie where dk goes
+    dq = warpgroup_mma_wait(0, deps=(row_gradient(c, last, shared),))
+    put_down(c, dq, last, shared)
+    wait_for_room(shared.ds_shelf, last + DS_PLACES)  # the other crafts have read the keys, which lie where dk goes
     put_away(GradK, dk * (scale * LN_2), shared.keys, c, at)
     put_away(GradV, dv, shared.own_values, c, at)
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["scale", "band", "mirrored"])  # every length would be compiled anew
+@gluon.jit
+def carrier(shared, Q, K, V, GradOut, Rows, at, begin, end, GROUP: gl.constexpr):
+    """The keys and values once, then every tile of queries with its row numbers, and of dO, of each head of the group."""
+    ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
+    carry_owned(shared.keys, K, at)
+    carry_owned(shared.own_values, V, at)
+    for n in range(GROUP * (end - begin)):
+        head, tile = at.head * GROUP + n // (end - begin), begin + n % (end - begin)
+        place, _ = place_of(shared.q_shelf, n)
+        full = shared.q_shelf.full.index(place)
+        wait_for_room(shared.q_shelf, n)
+        mbarrier.expect(full, Q.block_type.nbytes + Rows.block_type.nbytes)
+        tma.async_copy_global_to_shared(Q, [at.batch, head, tile * ROWS, 0], full, shared.q_shelf.tiles.index(place))
+        tma.async_copy_global_to_shared(Rows, [at.batch, head, 0, tile * ROWS], full, shared.rows.index(place))
+        carry(shared.do_shelf, n, GradOut, at.batch, head, tile * ROWS)
+
+
+@gluon.jit
+def sender(shared, GradQ, Added, at, begin, end, before, GROUP: gl.constexpr):
+    """Every tile of dq goes out, once all crafts have put down their parts. With Added, when the programs before have added theirs."""
+    ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
+    tiles, last = gl.cdiv(GradQ.shape[2], ROWS), GROUP * (end - begin) - 1
+    if Added is not None:
+        Added += (at.batch * GradQ.shape[1] + at.head * GROUP) * tiles
+        added = how_many(Added + begin)
+    for n in range(last + 1):
+        member, tile = n // (end - begin), begin + n % (end - begin)
+        place, parity = place_of(shared.dq_shelf, n)
+        mbarrier.wait(shared.dq_shelf.full.index(place), parity)
+        if Added is not None:
+            needed = gl.where((before.begin <= tile) & (tile < before.end), before.programs, 0)
+            while added < needed:
+                added = how_many(Added + member * tiles + tile)
+            see_what_others_added()
+        for c in gl.static_range(CRAFTS):
+            send(c, place, tile, at.head * GROUP + member, shared, GradQ, at)
+        if Added is not None:  # of the next tile, while this one is on its way
+            following = gl.minimum(n + 1, last)
+            added = how_many(Added + following // (end - begin) * tiles + begin + following % (end - begin))
+        tma.store_wait(0)
+        mbarrier.arrive(shared.dq_shelf.empty.index(place), count=1)
+        if Added is not None:
+            wait_until_added()
+            gl.atomic_xchg(Added + member * tiles + tile, before.programs + 1, sem="release", scope="gpu")
+
+
+@gluon.jit
+def send(c: gl.constexpr, place, tile, head, shared, GradQ, at):
+    """Craft c's part of a tile of dq goes out, and is added there."""
+    ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
+    corner: gl.constexpr = corner_of(c, GradQ.block_type.shape[2], GradQ.block_type.shape[3], ROWS)
+    add_to_global(GradQ, [at.batch, head, tile * ROWS + corner[0], corner[1]], shared.dq_shelf.tiles.index(CRAFTS * place + c))
+
+
+@builtin
+def add_to_global(described, coord, tile, _semantic=None):
+    """The copy engine adds a tile of shared memory to what lies in global memory. (Gluon has no name for it before Triton 3.8.)"""
+    coord = _semantic._convert_to_ir_values(coord, require_i64=False)
+    _semantic.builder.create_async_tma_reduce(ir.DESCRIPTOR_REDUCE_KIND.ADD, described.handle, coord, tile.handle)
+
+
+@gluon.jit
+def how_many(added):
+    """How many programs have added to a tile; what they added is there."""
+    return gl.atomic_add(added, 0, sem="acquire", scope="gpu")
+
+
+@gluon.jit
+def see_what_others_added():
+    """What a thread has seen in global memory comes before what the copy engine does there from now on."""
+    gl.inline_asm_elementwise("fence.proxy.async.global; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def wait_until_added():
+    """What the copy engine adds is there, not only read; all threads of the sender's warp know it, since one of them told the engine."""
+    ALL_HERE: gl.constexpr = "cp.async.bulk.wait_group 0; bar.warp.sync 0xffffffff; // $0"
+    gl.inline_asm_elementwise(ALL_HERE, "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def owned_keys(K, TOGETHER, LAST_FIRST: gl.constexpr):
+    """The Place of a program. Heads go TOGETHER, so that their rows stay in the L2 cache.
+
+    The first keys first: under a causal mask the most rows see them. But who adds after others has to be started after them.
+    """
+    heads, tiles = K.shape[1], gl.cdiv(K.shape[2], CRAFT_ROWS * CRAFTS)
+    program = gl.program_id(0)
+    first = program // (tiles * TOGETHER) * TOGETHER
+    together = gl.minimum(TOGETHER, K.shape[0] * heads - first)
+    within = program - first * tiles
+    plane, tile = first + within % together, within // together
+    if LAST_FIRST:
+        tile = tiles - 1 - tile
+    return Place(plane // heads, plane % heads, tile * (CRAFT_ROWS * CRAFTS))
+
+
+@gluon.jit
+def rows_in_sight(start, band, mirrored, ROWS: gl.constexpr):
+    """`tiles_in_sight` of the keys from `start` on. Rows past the end need no mask: their p is 0."""
+    return tiles_in_sight(start, gl.cdiv(band.seqlen_q, ROWS) * ROWS, mirrored[0], mirrored[1], CRAFT_ROWS * CRAFTS, ROWS)
+
+
+@gluon.jit(do_not_specialize=["scale", "band", "mirrored", "TOGETHER"])  # every length would be compiled anew
 def fused_kernel(
-    Q, K, V, GradOut, Rows, GradQ, GradK, GradV, scale, band, mirrored,
-    GROUP: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr,
+    Q, K, V, GradOut, Rows, GradQ, Added, GradK, GradV, scale, band, mirrored, TOGETHER,
+    GROUP: gl.constexpr, PLACES: gl.constexpr, DQ_PLACES: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """One program owns CRAFT_ROWS · CRAFTS keys of one head. mirrored: (lowest, highest) of the band, seen from the keys."""
+    """One program owns CRAFT_ROWS · CRAFTS keys of one head. mirrored: (lowest, highest) of the band, seen from the keys.
+
+    Added: for each tile of dq how many programs have added to it; None: they add as they come by.
+    """
+    OWNED: gl.constexpr = CRAFT_ROWS * CRAFTS
     ROWS: gl.constexpr = Q.block_type.shape[2]
-    tiles, heads_kv = gl.cdiv(K.shape[2], CRAFT_ROWS * CRAFTS), K.shape[1]
-    program = gl.program_id(0)  # the first keys first: under a causal mask the most rows see them
-    plane = program // tiles
-    at = Place(plane // heads_kv, plane % heads_kv, program % tiles * CRAFT_ROWS * CRAFTS)
-    begin, full_begin, full_end, end = rows_in_sight(at.start, band, mirrored, CRAFT_ROWS * CRAFTS, ROWS)
+    at = owned_keys(K, TOGETHER, Added is not None)
+    begin, full_begin, full_end, end = rows_in_sight(at.start, band, mirrored, ROWS)
+    later_begin, _, _, later_end = rows_in_sight(at.start + OWNED, band, mirrored, ROWS)
+    before = Before(gl.cdiv(K.shape[2], OWNED) - 1 - at.start // OWNED, later_begin, later_end)
     # A key past the end has scores of 0, whose exponentials may be infinite, and dQ would add up infinity times 0: all tiles are masked.
-    past_the_end = at.start + CRAFT_ROWS * CRAFTS > band.seqlen_k
+    past_the_end = at.start + OWNED > band.seqlen_k
     bounds = begin, gl.where(past_the_end, end, full_begin), gl.where(past_the_end, end, full_end), end
     shared = Shared(
         owned_for(K, CRAFTS), owned_for(V, CRAFTS), shelf_for(Q, PLACES, CRAFTS), shelf_for(GradOut, PLACES, CRAFTS),
         gl.allocate_shared_memory(gl.float32, [PLACES] + Rows.block_type.shape, Rows.layout),
-        ds_shelf_for(K.dtype, ROWS),
-        gl.allocate_shared_memory(gl.float32, [CRAFTS] + GradQ.block_type.shape, GradQ.layout),
+        ds_shelf_for(K.dtype, ROWS), dq_shelf_for(GradQ, DQ_PLACES),
     )  # fmt: skip
     scale *= LOG2_E
     gl.warp_specialize(
         [
-            (craft, (0, shared, GradQ, GradK, GradV, at, bounds, band, scale, GROUP)),
-            (craft, (1, shared, GradQ, GradK, GradV, at, bounds, band, scale, GROUP)),
+            (craft, (0, shared, GradK, GradV, at, bounds, band, scale, GROUP)),
+            (craft, (1, shared, GradK, GradV, at, bounds, band, scale, GROUP)),
             (carrier, (shared, Q, K, V, GradOut, Rows, at, begin, end, GROUP)),
+            (sender, (shared, GradQ, Added, at, begin, end, before, GROUP)),
         ],
-        [4, 1], [REGISTERS, CARRIER_REGISTERS],
+        [4, 1, 1], [REGISTERS, CARRIER_REGISTERS, CARRIER_REGISTERS],
     )  # fmt: skip
 
 
@@ -223,9 +347,11 @@ def fused_kernel(
 def ds_shelf_for(dtype: gl.constexpr, ROWS: gl.constexpr):
     """An empty shelf which crafts fill themselves, all of them each place."""
     tiles = gl.allocate_shared_memory(dtype, [DS_PLACES, CRAFTS * CRAFT_ROWS, ROWS], gl.NVMMASharedLayout(128, 16, rank=2))
-    full = gl.allocate_shared_memory(gl.int64, [DS_PLACES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [DS_PLACES, 1], mbarrier.MBarrierLayout())
-    for place in gl.static_range(DS_PLACES):
-        mbarrier.init(full.index(place), count=CRAFTS)
-        mbarrier.init(empty.index(place), count=CRAFTS)
-    return Shelf(tiles, full, empty)
+    return Shelf(tiles, barriers(DS_PLACES, CRAFTS), barriers(DS_PLACES, CRAFTS))
+
+
+@gluon.jit
+def dq_shelf_for(GradQ, PLACES: gl.constexpr):
+    """An empty shelf which crafts fill, all of them each place, and the sender empties."""
+    tiles = gl.allocate_shared_memory(gl.float32, [PLACES * CRAFTS] + GradQ.block_type.shape, GradQ.layout)
+    return Shelf(tiles, barriers(PLACES, CRAFTS), barriers(PLACES, 1))

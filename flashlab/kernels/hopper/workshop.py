@@ -1,6 +1,7 @@
 """What the kernels of this folder share: a multiprocessor as a workshop.
 
 One warp, the carrier, has the copy engine bring tiles from global to shared memory. Two or three warpgroups, the crafts, multiply them.
+In the backward pass one more warp, the sender, has the copy engine take away what they put down.
 They meet at barriers alone: a place on a shelf is full, or empty again. (Shah et al. 2024, §3.1, calls them producer and consumers.)
 """
 
@@ -73,14 +74,18 @@ def owned_for(described, CRAFTS: gl.constexpr):
 
 @gluon.jit
 def shelf_for(described, PLACES: gl.constexpr, CRAFTS: gl.constexpr):
-    """An empty shelf for tiles of a descriptor."""
+    """An empty shelf for tiles of a descriptor: the copy engine fills it, and all crafts empty each place."""
     tiles = gl.allocate_shared_memory(described.dtype, [PLACES] + described.block_type.shape, described.layout)
-    full = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
+    return Shelf(tiles, barriers(PLACES, 1), barriers(PLACES, CRAFTS))
+
+
+@gluon.jit
+def barriers(PLACES: gl.constexpr, count: gl.constexpr):
+    """A barrier for each place, at which `count` arrive."""
+    found = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
     for place in gl.static_range(PLACES):
-        mbarrier.init(full.index(place), count=1)
-        mbarrier.init(empty.index(place), count=CRAFTS)
-    return Shelf(tiles, full, empty)
+        mbarrier.init(found.index(place), count=count)
+    return found
 
 
 @gluon.jit
@@ -103,7 +108,7 @@ def take_owned(owned, craft: gl.constexpr):
 @gluon.jit
 def place_of(shelf, n):
     """(place, parity of the round) of tile n of a walk: tiles take places in turn, round after round."""
-    PLACES: gl.constexpr = shelf.tiles.shape[0]
+    PLACES: gl.constexpr = shelf.full.shape[0]
     n = gl.to_tensor(n).to(gl.uint32)  # signed, a remainder takes a few instructions more
     return (n % PLACES).to(gl.int32), (n // PLACES & 1).to(gl.int32)
 
@@ -188,15 +193,3 @@ def sees(i, j, band):
     if band.highest is not None:
         seen = seen & (j <= i + band.highest)
     return seen
-
-
-@gluon.jit
-def let_next_kernel_start():
-    """The kernel after this one, if it was launched to overlap, gets the multiprocessors that this one's last programs leave idle."""
-    gl.inline_asm_elementwise("griddepcontrol.launch_dependents; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def wait_for_kernel_before():
-    """Who waits for this kernel then waits for the one before, too."""
-    gl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)

@@ -200,7 +200,7 @@ def test_in_any_order_only_the_gradient_of_query_moves(head_dim, window, at_any_
 def test_more_programs_that_take_turns_than_multiprocessors(is_causal, at_any_length):
     """The last of a head begin when others have ended: none may wait for one that is not there yet."""
     query, key, value, grad_out = (torch.randn(1, 2, 24_000, 64, dtype=torch.bfloat16, device="cuda") for _ in range(4))
-    assert 24_000 / 128 > torch.cuda.get_device_properties(0).multi_processor_count
+    assert torch.cuda.get_device_properties(0).multi_processor_count < 24_000 / 128
     leaves = [x.requires_grad_() for x in (query, key, value)]
     out = by_hand(*leaves, is_causal=is_causal)
     first, second = (torch.autograd.grad(out, leaves, grad_out, retain_graph=True) for _ in range(2))
@@ -230,6 +230,7 @@ def test_memory_is_what_it_must_be_to_the_byte(at_any_length):
 
     out = attention(query, key, value, deterministic=False)
     torch.autograd.grad(out, (query, key, value), grad_out, retain_graph=True)
+    gc.collect()  # what compiling left holds gradients
     used = peak_bytes(lambda: torch.autograd.grad(out, (query, key, value), grad_out, retain_graph=True), "cuda")
     assert used == blocks(lse_bytes, rows_bytes, out_bytes, kv_bytes, kv_bytes, 2 * out_bytes)
 

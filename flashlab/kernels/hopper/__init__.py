@@ -14,7 +14,7 @@
 
 Every other call takes the portable kernels. `why_not` is this table as code: nothing is tried and caught.
 
-A backward pass sums dQ in any order with `deterministic=False`. Both ways are taken from lengths on where they were faster than the portable
+A backward pass sums dQ in any order with `deterministic=False`. Both ways are taken from lengths on where they were faster than portable
 kernels by about a twentieth or more, in causal and full calls. Windows and grouped heads follow the same rule, and were not timed.
 """
 

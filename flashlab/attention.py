@@ -40,7 +40,7 @@ def attention(
         block_mask: `flashlab.block_mask(mask_mod, …)`; instead of mask_mod and its labels. Empty tiles are then skipped.
         seed: an int; the same seed drops the same pairs, on a CPU and a GPU alike. None: drawn from torch's generator.
         deterministic: the backward pass gives the same bits every run. False: query's gradient may be summed in any order, where that pays:
-            today in long calls on Hopper GPUs (`explain` says so). It stays True under torch.use_deterministic_algorithms.
+            today in calls of a certain size on Hopper GPUs (`explain` says so). It stays True under torch.use_deterministic_algorithms.
         return_lse: also return the logsumexp of each row of shaped scores, through which gradients flow too.
 
     Returns:

@@ -1,4 +1,6 @@
-"""Lesson 15: a workshop, tiles on its shelf over time, clocks read inside of the kernel, and what each decision is worth."""
+"""Lesson 15: a workshop, tiles on its shelf over time, clocks read inside of the kernel, what each decision is worth, and all beside peers."""
+
+import itertools
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -113,6 +115,41 @@ def draw_prices(head_dim=128, attention="causal", seqlen=16384, machine="nvidia-
     axes.invert_yaxis()
     speed = row["flops"] / whole / 1e9
     axes.set_title(f"head dim {head_dim}, {attention}, {seqlen:,} tokens: {speed:.0f} TFLOP/s as it is")
+    return figure
+
+
+BESIDE = {  # by name in the record, forward or backward: the line's words, colour and mark
+    "by hand": ("by hand", COLORS["good"], "o"),
+    "in turns": ("by hand", COLORS["good"], "o"),
+    "in any order": ("by hand, dQ in any order", COLORS["good"], "P"),
+    "portable": ("flashlab's portable kernels", COLORS["scores"], "v"),
+    "cuDNN in torch": ("cuDNN in torch", COLORS["V"], "s"),
+    "flash-attn 4": ("flash-attn 4", COLORS["K"], "p"),
+}
+PRODUCTS = {"forward": 1.0, "backward": 2.5}  # two products, and five; how many are computed is each kernel's own business
+
+
+def draw_beside(head_dim=128, machine="nvidia-h200"):
+    """TFLOP/s of kernels by hand, of portable ones and of peers, all of one run."""
+    rows = [row for row in records.by_hand(machine)["beside"] if row["head_dim"] == head_dim]
+    figure, panels = plt.subplots(2, 2, figsize=(9, 5.6), sharex=True, sharey=True)
+    for axes, (way, attention) in zip(panels.flat, itertools.product(PRODUCTS, ("full", "causal")), strict=True):
+        of_kind = [row for row in rows if row["attention"] == attention]
+        for name, (words, color, mark) in BESIDE.items():
+            if name in of_kind[0][way]:
+                speeds = [PRODUCTS[way] * row["flops"] / row[way][name] / 1e9 for row in of_kind]
+                dashes = "--" if name == "in any order" else "-"
+                axes.plot([row["seqlen"] for row in of_kind], speeds, dashes, color=color, marker=mark, markersize=6, label=words)
+        axes.set_title(f"{way}, {attention}", size=11)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([row["seqlen"] for row in of_kind], [f"{row['seqlen'] // 1024}k" for row in of_kind])
+        axes.minorticks_off()
+        axes.grid(axis="y", color=COLORS["faint"], linewidth=0.8)
+    panels[0, 0].set_ylim(0, 1.06 * panels[0, 0].get_ylim()[1])
+    figure.supylabel(f"TFLOP/s, head dim {head_dim}", size=11)
+    figure.supxlabel("tokens", size=11)
+    handles = {label: line for axes in panels.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=9.5)
     return figure
 
 

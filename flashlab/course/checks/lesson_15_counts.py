@@ -12,15 +12,15 @@ def clocks_of_a_tile(rows, keys, D, instructions):
     return 4 * rows * keys * D / TENSOR, rows * keys / EXPONENTIALS, warps * instructions / ISSUE
 
 
-def backward_costs(rows, keys, D, own):
-    """(operations of two kernels, operations of one, bytes that one kernel adds to dQ) of a head's backward pass."""
-    product, programs = 2 * rows * keys * D, -(-keys // own)
-    return 7 * product, 5 * product, programs * rows * D * 4
+def backward_costs(rows, keys, D, own, tile):
+    """(operations of two kernels, operations of one, bytes that one adds to dQ, steps that it takes in turns) of a head's backward pass."""
+    product, programs, tiles = 2 * rows * keys * D, -(-keys // own), -(-rows // tile)
+    return 7 * product, 5 * product, programs * rows * D * 4, tiles + programs - 1
 
 
 def _in_order(first, second, third, call):
     right = backward_costs(*call)
-    return right[first], right[second], right[third]
+    return right[first], right[second], right[third], right[3]
 
 
 def _clocks(name, sentence, hint, *changes):
@@ -82,7 +82,7 @@ def _costs(name, sentence, hint, *changes):
     return mistake(backward_costs, name, sentence, hint, *changes)
 
 
-SEVEN, FIVE, PROGRAMS = "7 * product", "5 * product", "-(-keys // own)"
+SEVEN, FIVE, PROGRAMS, TILES, STEPS = "7 * product", "5 * product", "-(-keys // own)", "-(-rows // tile)", "tiles + programs - 1"
 COST_MISTAKES = (
     _costs(
         "half the operations",
@@ -104,8 +104,8 @@ COST_MISTAKES = (
         "whole programs",
         "the last program has fewer keys: only those that exist are multiplied.",
         2,
-        "product, programs = 2 * rows * keys * D, -(-keys // own)",
-        "programs = -(-keys // own)\n    product = 2 * rows * programs * own * D",
+        "product, programs, tiles = 2 * rows * keys * D, -(-keys // own), -(-rows // tile)",
+        "programs, tiles = -(-keys // own), -(-rows // tile)\n    product = 2 * rows * programs * own * D",
     ),
     _costs(
         "one program's products", "all programs count, not one: together they own all keys.", 2, "rows * keys * D, -", "rows * own * D, -"
@@ -188,7 +188,47 @@ COST_MISTAKES = (
     ),
     _costs("ds instead", "ds is not added: dQ is, D numbers a row.", 2, "programs * rows * D * 4", "rows * keys * 4"),
     _costs("one number a row", "dQ has D numbers a row.", 2, "programs * rows * D * 4", "programs * rows * 4"),
-    Mistake("one before two", "(two kernels, one kernel, bytes) was asked for, in this order.", 2, lambda *call: _in_order(1, 0, 2, call)),
-    Mistake("bytes first", "(two kernels, one kernel, bytes) was asked for, in this order.", 2, lambda *call: _in_order(2, 0, 1, call)),
-    Mistake("backwards", "(two kernels, one kernel, bytes) was asked for, in this order.", 2, lambda *call: _in_order(2, 1, 0, call)),
+    _costs(
+        "nobody waits",
+        "without a mask all programs come to the same tile at once: each has to be a step behind the one before it.",
+        2,
+        STEPS,
+        "tiles",
+    ),
+    _costs("one step too many", "the first program is behind nobody: only the others add a step each.", 2, STEPS, "tiles + programs"),
+    _costs("only the first step of each", "the last program, too, has all its tiles to go.", 2, STEPS, "programs"),
+    _costs(
+        "one after the other",
+        "a program waits for a tile of the one before it, not for its whole walk: they run at the same time, a step apart.",
+        2,
+        STEPS,
+        "tiles * programs",
+    ),
+    _costs(
+        "two steps behind",
+        "a tile counts as added at the end of a step: the next program may add its part in the step after it.",
+        2,
+        STEPS,
+        "tiles + 2 * (programs - 1)",
+    ),
+    _costs(
+        "tiles or programs",
+        "tiles and programs both count: the last program begins to add late, and then walks.",
+        2,
+        STEPS,
+        "max(tiles, programs)",
+    ),
+    _costs("tiles of own rows", "a tile has `tile` rows: `own` counts keys.", 2, TILES, "-(-rows // own)"),
+    _costs("tiles of keys", "programs walk over tiles of rows, not of keys.", 2, TILES, "-(-keys // tile)"),
+    _costs("tiles rounded down", "the last tile takes a step, too, if it has fewer rows: round up.", 2, TILES, "rows // tile"),
+    _costs("steps of rows", "a step is a tile of `tile` rows, not a row.", 2, TILES, "rows"),
+    Mistake(
+        "one before two", "(two kernels, one kernel, bytes, steps) was asked for, in this order.", 2, lambda *call: _in_order(1, 0, 2, call)
+    ),
+    Mistake(
+        "bytes first", "(two kernels, one kernel, bytes, steps) was asked for, in this order.", 2, lambda *call: _in_order(2, 0, 1, call)
+    ),
+    Mistake(
+        "backwards", "(two kernels, one kernel, bytes, steps) was asked for, in this order.", 2, lambda *call: _in_order(2, 1, 0, call)
+    ),
 )

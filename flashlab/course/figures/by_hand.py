@@ -1,4 +1,4 @@
-"""Lesson 15: a workshop, tiles on its shelf over time, clocks read inside of the kernel, what each decision is worth, and all beside peers."""
+"""Lesson 15: a workshop, tiles on its shelf over time, clocks read inside of the kernel, what each decision is worth, and peers."""
 
 import itertools
 

@@ -10,6 +10,7 @@ from flashlab.spec import UNLIMITED
 
 MAX_HEAD_DIM = 256
 MOST_SPLITS = 128  # of the keys, in decoding
+LONGEST = 2**30  # no sequence is: a window's side from here on is all of it, and positions and sides add up within 32 bits
 FP8 = torch.float8_e4m3fn
 FP8_FROM = (8, 9)  # the first GPUs that convert it
 DTYPES = {
@@ -125,7 +126,7 @@ def window(value):
     for name, side in zip(("left", "right"), sides, strict=True):
         if isinstance(side, bool) or not isinstance(side, numbers.Integral) or not UNLIMITED <= side < 2**31:
             raise ValueError(f"window's {name} side is {side!r}: {how}.")
-    return tuple(int(side) for side in sides)
+    return tuple(UNLIMITED if side >= LONGEST else int(side) for side in sides)
 
 
 def mod(name, value):

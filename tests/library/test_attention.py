@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashlab import attention, block_mask, blockwise, ops, reference
+from flashlab.attention import described
 from flashlab.bench.peak import peak_bytes
 from flashlab.masks import documents
 from flashlab.spec import NO_EXTRAS, Spec
@@ -332,3 +333,11 @@ def test_a_mask_in_any_broadcast_shape_gives_what_sdpa_gives():
             attention(query, key, value, attn_mask=mask),
             F.scaled_dot_product_attention(query, key, value, attn_mask=mask.expand(12, 17) if mask.dim() < 2 else mask),
         )
+
+
+def test_a_window_wider_than_any_sequence_has_no_edge():
+    """Kernels add positions and sides in 32 bits: 2³¹ − 1 beside a position would be negative."""
+    x = torch.randn(1, 1, 70, 8)
+    wide, all_keys = (described(x, x, x, window=window)[3] for window in ((2**31 - 1, 0), (None, 0)))
+    assert wide == all_keys and described(x, x, x, window=(2**30 - 1, 0))[3] != all_keys
+    assert torch.equal(attention(x, x, x, window=(2**31 - 1, 2**31 - 1)), attention(x, x, x))

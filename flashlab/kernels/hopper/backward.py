@@ -22,15 +22,15 @@ CONFIGS = {  # by head dim: places for queries and as many for dO, for dQ, and r
 WALKED = {64: 128, 128: 64}  # query rows of a tile by head dim
 DQ_PART = (64, 64)  # of a tile of dq: what one craft computes of it
 L2_BYTES = 2**25  # of queries, dO and the sum of dQ that programs which run together read and add to
-BLOCK_M = 64
+BLOCK_M = 64  # not above WALKED: there is a turn for each tile of either
 ALIGNED = 4  # numbers of float32: the copy engine wants rows that begin at multiples of 16 bytes
 
 
 @triton.jit
-def rows_kernel(Out, GradOut, Lse, GradLse, Delta, Rows, Sum, Added, seqlen_q, heads, VALUE_DIM: tl.constexpr, BLOCK_M: tl.constexpr):
+def rows_kernel(Out, GradOut, Lse, GradLse, Delta, Rows, Sum, Turns, seqlen_q, heads, VALUE_DIM: tl.constexpr, BLOCK_M: tl.constexpr):
     """Two numbers of each row as the other kernel wants them: lse in base 2, and delta = rowsum(dO ∘ O) minus the gradient of lse.
 
-    Rows past the end, and rows that saw no key, get an lse of +inf: exp2(s − inf) = 0. Sum becomes 0, and Added if there is one.
+    Rows past the end, and rows that saw no key, get an lse of +inf: exp2(s − inf) = 0. Sum becomes 0, and Turns if there are any.
     """
     tiles = tl.cdiv(seqlen_q, BLOCK_M)
     program = tl.program_id(0)
@@ -48,8 +48,8 @@ def rows_kernel(Out, GradOut, Lse, GradLse, Delta, Rows, Sum, Added, seqlen_q, h
     tl.store(head_of(Delta, batch, head, 0).pointer + i, delta, mask=i < seqlen_q)
     zeros = tl.zeros([BLOCK_M, VALUE_DIM], tl.float32)
     store_tile(head_of(Sum, batch, head, 0), start_m, seqlen_q, zeros, VALUE_DIM, BLOCK_M, VALUE_DIM)
-    if Added is not None:
-        tl.store(Added.pointer + program, 0)
+    if Turns is not None:
+        tl.store(Turns.pointer + program, 0)
 
 
 def backward(grad_out, query, key, value, out, lse, spec, grad_lse=None, extras=NO_EXTRAS):
@@ -61,10 +61,10 @@ def backward(grad_out, query, key, value, out, lse, spec, grad_lse=None, extras=
     batch, heads, seqlen_q = lse.shape
     rows = lse.new_empty(batch, heads, 2, -(-seqlen_q // ALIGNED) * ALIGNED)  # padded so that the copy engine can bring them
     grad_sum = torch.empty_like(query, dtype=torch.float32)
-    added = lse.new_empty(batch * heads * triton.cdiv(seqlen_q, BLOCK_M), dtype=torch.int32) if spec.deterministic else None
+    turns = lse.new_empty(batch * heads * triton.cdiv(seqlen_q, BLOCK_M), dtype=torch.int32) if spec.deterministic else None
     to_rows, to_all = planned(plan, (query, key, value, grad_out, out, lse, grad_lse), spec, extras)
-    to_rows(out, grad_out, lse, grad_lse, delta, rows, grad_sum, added)
-    to_all(query, key, value, grad_out, rows, grad_sum, added, grad_key, grad_value)
+    to_rows(out, grad_out, lse, grad_lse, delta, rows, grad_sum, turns)
+    to_all(query, key, value, grad_out, rows, grad_sum, turns, grad_key, grad_value)
     return torch.mul(grad_sum, spec.scale, out=grad_query), grad_key, grad_value, delta
 
 

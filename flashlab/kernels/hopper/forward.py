@@ -145,7 +145,7 @@ def craft(c: gl.constexpr, shared, Out, Lse, at, begin, end, band, scale):
     first = end - my_end  # of its own
     pass_over(shared.k_shelf, 0, first)
     pass_over(shared.v_shelf, 0, first)
-    for n in range(1, first + 1):
+    for n in range(1, first + 1):  # one tile at most: it does not keep the carrier waiting
         take_turn(c, shared.turns, n)
         pass_turn(c, shared.turns)
 

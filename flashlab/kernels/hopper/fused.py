@@ -52,10 +52,13 @@ class Shared(NamedTuple):
     dq_shelf: Any  # Shelf of [DQ_PLACES · CRAFTS, 1, 1, PART_ROWS, PART_COLUMNS]: every craft puts down its part of a tile of dq
 
 
-class Before(NamedTuple):
-    """Who adds to dq before this program does: those of later keys, and right before it the one that walks tiles begin … end − 1."""
+class Turn(NamedTuple):
+    """When a program adds to a tile of dq: after the one of the keys behind its own, if that meets the tile, walking over begin … end − 1.
 
-    programs: Any  # how many
+    That is enough. Where keys begin later, so do the rows that see them, and end: the programs that meet a tile are neighbours.
+    """
+
+    number: Any  # of this program, counted from the last keys
     begin: Any
     end: Any
 
@@ -160,7 +163,7 @@ def step(
         dv, dk = warpgroup_mma_wait(0, deps=(dv, dk))
     else:
         dq = row_gradient(c, n - 1, shared)
-        dv, dk = warpgroup_mma_wait(CRAFTS, deps=(dv, dk))
+        dv, dk = warpgroup_mma_wait(CRAFTS, deps=(dv, dk))  # but for dq's products, one for each craft's keys
     give_back(shared.q_shelf, n)
     give_back(shared.do_shelf, n)
     scores = products(k, take(shared.q_shelf, gl.minimum(n + 1, last)), SCORES)  # after the last tile: once more its own, unused
@@ -199,8 +202,8 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, bounds, band, scale, GROUP:
         start = begin
     dq = warpgroup_mma_wait(0, deps=(row_gradient(c, last, shared),))
     put_down(c, dq, last, shared)
-    wait_for_room(shared.ds_shelf, last + DS_PLACES)  # the other crafts have read the keys, which lie where dk goes
-    put_away(GradK, dk * (scale * LN_2), shared.keys, c, at)
+    wait_for_room(shared.ds_shelf, last + DS_PLACES)  # all have given back the last ds: they have read the keys, which lie where dk goes
+    put_away(GradK, dk * (scale * LN_2), shared.keys, c, at)  # scale is that of base 2
     put_away(GradV, dv, shared.own_values, c, at)
     tma.store_wait(0)
 
@@ -223,32 +226,32 @@ def carrier(shared, Q, K, V, GradOut, Rows, at, begin, end, GROUP: gl.constexpr)
 
 
 @gluon.jit
-def sender(shared, GradQ, Added, at, begin, end, before, GROUP: gl.constexpr):
-    """Every tile of dq goes out, once all crafts have put down their parts. With Added, when the programs before have added theirs."""
+def sender(shared, GradQ, Turns, at, begin, end, turn, GROUP: gl.constexpr):
+    """Every tile of dq goes out, once all crafts have put down their parts; with Turns, when it is this program's turn."""
     ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
     tiles, last = gl.cdiv(GradQ.shape[2], ROWS), GROUP * (end - begin) - 1
-    if Added is not None:
-        Added += (at.batch * GradQ.shape[1] + at.head * GROUP) * tiles
-        added = how_many(Added + begin)
+    if Turns is not None:
+        turns = Turns + (at.batch * GradQ.shape[1] + at.head * GROUP) * tiles
+        seen = whose_turn(turns + begin)
     for n in range(last + 1):
         member, tile = n // (end - begin), begin + n % (end - begin)
         place, parity = place_of(shared.dq_shelf, n)
         mbarrier.wait(shared.dq_shelf.full.index(place), parity)
-        if Added is not None:
-            needed = gl.where((before.begin <= tile) & (tile < before.end), before.programs, 0)
-            while added < needed:
-                added = how_many(Added + member * tiles + tile)
+        if Turns is not None:
+            mine = gl.where((turn.begin <= tile) & (tile < turn.end), turn.number, 0)
+            while seen < mine:
+                seen = whose_turn(turns + member * tiles + tile)
             see_what_others_added()
         for c in gl.static_range(CRAFTS):
             send(c, place, tile, at.head * GROUP + member, shared, GradQ, at)
-        if Added is not None:  # of the next tile, while this one is on its way
+        if Turns is not None:  # of the next tile, while this one is on its way
             following = gl.minimum(n + 1, last)
-            added = how_many(Added + following // (end - begin) * tiles + begin + following % (end - begin))
-        tma.store_wait(0)
+            seen = whose_turn(turns + following // (end - begin) * tiles + begin + following % (end - begin))
+        tma.store_wait(0)  # it has been read, so there is room; added it is later
         mbarrier.arrive(shared.dq_shelf.empty.index(place), count=1)
-        if Added is not None:
+        if Turns is not None:
             wait_until_added()
-            gl.atomic_xchg(Added + member * tiles + tile, before.programs + 1, sem="release", scope="gpu")
+            gl.atomic_xchg(turns + member * tiles + tile, turn.number + 1, sem="release", scope="gpu")
 
 
 @gluon.jit
@@ -267,9 +270,9 @@ def add_to_global(described, coord, tile, _semantic=None):
 
 
 @gluon.jit
-def how_many(added):
-    """How many programs have added to a tile; what they added is there."""
-    return gl.atomic_add(added, 0, sem="acquire", scope="gpu")
+def whose_turn(turn):
+    """The number of the program whose turn it is at a tile; what those before it added is there."""
+    return gl.atomic_add(turn, 0, sem="acquire", scope="gpu")
 
 
 @gluon.jit
@@ -289,7 +292,8 @@ def wait_until_added():
 def owned_keys(K, TOGETHER, LAST_FIRST: gl.constexpr):
     """The Place of a program. Heads go TOGETHER, so that their rows stay in the L2 cache.
 
-    The first keys first: under a causal mask the most rows see them. But who adds after others has to be started after them.
+    The first keys first: under a causal mask the most rows see them. But who waits for others must have a number after theirs, since a GPU
+    starts programs in the order of their numbers.
     """
     heads, tiles = K.shape[1], gl.cdiv(K.shape[2], CRAFT_ROWS * CRAFTS)
     program = gl.program_id(0)
@@ -304,25 +308,25 @@ def owned_keys(K, TOGETHER, LAST_FIRST: gl.constexpr):
 
 @gluon.jit
 def rows_in_sight(start, band, mirrored, ROWS: gl.constexpr):
-    """`tiles_in_sight` of the keys from `start` on. Rows past the end need no mask: their p is 0."""
+    """`tiles_in_sight` of the keys from `start` on. Rows past the end need no mask: the copy engine brings zeros, which add nothing."""
     return tiles_in_sight(start, gl.cdiv(band.seqlen_q, ROWS) * ROWS, mirrored[0], mirrored[1], CRAFT_ROWS * CRAFTS, ROWS)
 
 
 @gluon.jit(do_not_specialize=["scale", "band", "mirrored", "TOGETHER"])  # every length would be compiled anew
 def fused_kernel(
-    Q, K, V, GradOut, Rows, GradQ, Added, GradK, GradV, scale, band, mirrored, TOGETHER,
+    Q, K, V, GradOut, Rows, GradQ, Turns, GradK, GradV, scale, band, mirrored, TOGETHER,
     GROUP: gl.constexpr, PLACES: gl.constexpr, DQ_PLACES: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """One program owns CRAFT_ROWS · CRAFTS keys of one head. mirrored: (lowest, highest) of the band, seen from the keys.
 
-    Added: for each tile of dq how many programs have added to it; None: they add as they come by.
+    Turns: for each tile of dq the number of the program whose turn it is, at first 0; None: they add as they come by.
     """
     OWNED: gl.constexpr = CRAFT_ROWS * CRAFTS
     ROWS: gl.constexpr = Q.block_type.shape[2]
-    at = owned_keys(K, TOGETHER, Added is not None)
+    at = owned_keys(K, TOGETHER, Turns is not None)
     begin, full_begin, full_end, end = rows_in_sight(at.start, band, mirrored, ROWS)
-    later_begin, _, _, later_end = rows_in_sight(at.start + OWNED, band, mirrored, ROWS)
-    before = Before(gl.cdiv(K.shape[2], OWNED) - 1 - at.start // OWNED, later_begin, later_end)
+    begin_behind, _, _, end_behind = rows_in_sight(at.start + OWNED, band, mirrored, ROWS)
+    turn = Turn(gl.cdiv(K.shape[2], OWNED) - 1 - at.start // OWNED, begin_behind, end_behind)
     # A key past the end has scores of 0, whose exponentials may be infinite, and dQ would add up infinity times 0: all tiles are masked.
     past_the_end = at.start + OWNED > band.seqlen_k
     bounds = begin, gl.where(past_the_end, end, full_begin), gl.where(past_the_end, end, full_end), end
@@ -337,7 +341,7 @@ def fused_kernel(
             (craft, (0, shared, GradK, GradV, at, bounds, band, scale, GROUP)),
             (craft, (1, shared, GradK, GradV, at, bounds, band, scale, GROUP)),
             (carrier, (shared, Q, K, V, GradOut, Rows, at, begin, end, GROUP)),
-            (sender, (shared, GradQ, Added, at, begin, end, before, GROUP)),
+            (sender, (shared, GradQ, Turns, at, begin, end, turn, GROUP)),
         ],
         [4, 1, 1], [REGISTERS, CARRIER_REGISTERS, CARRIER_REGISTERS],
     )  # fmt: skip

@@ -47,7 +47,7 @@ class Owned(NamedTuple):
 class Shelf(NamedTuple):
     """Places for tiles that come and go."""
 
-    tiles: Any  # [PLACES, 1, 1, rows, columns]
+    tiles: Any  # [PLACES, 1, 1, rows, columns], but for shelves that crafts fill
     full: Any  # barriers, [PLACES, 1]
     empty: Any
 

@@ -139,7 +139,7 @@ def test_all_beside_each_other_are_seen_to_compute_the_same(monkeypatch):
 
 
 def test_the_record_has_what_the_lesson_shows():
-    from flashlab.course.by_hand import DECISIONS, EVENTS, SIZES, STEPS
+    from flashlab.course.by_hand import BESIDE, DECISIONS, EVENTS, PEERS, SIZES, STEPS
 
     record = records.by_hand()
     assert [(row["seqlen"], row["head_dim"], row["attention"] == "causal") for row in record["prices"]] == SIZES
@@ -148,6 +148,10 @@ def test_the_record_has_what_the_lesson_shows():
             "all",
             *(name for name, undone in DECISIONS.items() if undone.words or row["head_dim"] in undone.constants),
         }
+    assert [(row["seqlen"], row["head_dim"], row["attention"] == "causal") for row in record["beside"]] == BESIDE
+    for row in record["beside"]:
+        assert set(row["forward"]) == {"by hand", "portable", *PEERS}
+        assert set(row["backward"]) == {"in turns", "in any order", "in any order, crafts in step", "portable", *PEERS}
     for crafts in record["clocks"].values():
         for steps in crafts:
             times = functools.reduce(list.__add__, steps)

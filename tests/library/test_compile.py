@@ -48,9 +48,10 @@ BY_HAND = """
 import sys
 from tests.compiling import SHARED_LIMIT, compile_by_hand
 
+FUSED = {64: 216, 128: 80}  # bytes, by head dim: addresses, mostly
 for *what, compiled in compile_by_hand(sys.argv[3] == "everything"):
     assert compiled.shared <= SHARED_LIMIT["sm_90"] * 1024, (*what, compiled)
-    assert compiled.spilled <= (216 if compiled.kernel == "fused" else int(sys.argv[2])), (*what, compiled)  # addresses, mostly
+    assert compiled.spilled <= (FUSED[what[1]] if compiled.kernel == "fused" else int(sys.argv[2])), (*what, compiled)
     assert not compiled.unwritten and compiled.tensor_core_products > 0, (*what, compiled)
     print("compiled", *what, compiled)
 """

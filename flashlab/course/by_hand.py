@@ -31,7 +31,7 @@ class Decision:
 
 
 OWN = "tiles_in_sight(start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS, KEYS)"
-ALL = "tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS * shared.queries.tiles.shape[0], KEYS)"
+ALL = "tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS * CRAFTS, KEYS)"
 PACKED = "return gl.inline_asm_elementwise(ROUND"
 UNPACKED = "low, high = gl.inline_asm_elementwise("
 DECISIONS = {
@@ -46,6 +46,8 @@ DECISIONS = {
     "last rows first": Decision((("(tiles - 1 - within // together)", "(within // together)"),)),
     "heads that share the cache": Decision((("L2_BYTES = 2**25", "L2_BYTES = 2**40"),)),
     "turns that are fixed": Decision(constants={64: dict(TURNS=False)}),
+    "one job after the other": Decision((("min(jobs, multiprocessors(query.device.index))", "jobs"),)),
+    "bells at the keys' shelf": Decision(constants={128: dict(BELLS=False)}),
 }
 WAIT = "    place, parity = place_of(shared.ds_shelf, n)\n    mbarrier.wait(shared.ds_shelf.full.index(place), parity)\n"
 IN_STEP = (("    if FIRST:\n", WAIT + "    if FIRST:\n"),)  # in fused.py
@@ -68,14 +70,15 @@ WITH_CLOCKS = (  # the same kernel, which keeps clocks
     ("SCORES, P)\n    for", "SCORES, P, Clocks)\n    for"),
     ("SCORES, P)\n    if", "SCORES, P, Clocks)\n    if"),
     ("True, SCORES, P)\n    acc", "True, SCORES, P, Clocks)\n    acc"),
-    (", n)\n    scores = warpgroup_mma(q", ", n)\n    tick(Clocks, c, n, 0)\n    scores = warpgroup_mma(q"),
+    ("turn)\n    scores = warpgroup_mma(q", "turn)\n    tick(Clocks, c, n, 0)\n    scores = warpgroup_mma(q"),
     ("acc, is_async=True)\n", "acc, is_async=True)\n    tick(Clocks, c, n, 1)\n"),
     ("    give_back(shared.k_shelf, n)\n    if MASKED", "    tick(Clocks, c, n, 2)\n    give_back(shared.k_shelf, n)\n    if MASKED"),
     ("    acc = warpgroup_mma_wait(0", "    tick(Clocks, c, n, 3)\n    acc = warpgroup_mma_wait(0"),
     ("    give_back(shared.v_shelf, n - 1)\n    acc =", "    tick(Clocks, c, n, 4)\n    give_back(shared.v_shelf, n - 1)\n    acc ="),
-    ("begin, end, band, scale):", "begin, end, band, scale, Clocks):"),
-    ("begin, end, band, scale)),", "begin, end, band, scale, Clocks)),"),
-    ("Q, K, V, Out, Lse, scale,", "Q, K, V, Out, Lse, Clocks, scale,"),
+    ("done, passed, band, scale)", "done, passed, band, scale, Clocks)"),
+    ("jobs, band, scale, TOGETHER):", "jobs, band, scale, TOGETHER, Clocks):"),
+    ("jobs, band, scale, TOGETHER)),", "jobs, band, scale, TOGETHER, Clocks)),"),
+    ("Q, K, V, Out, Lse, Taken, jobs,", "Q, K, V, Out, Lse, Taken, Clocks, jobs,"),
 )
 
 
@@ -139,9 +142,10 @@ def launch_without(name, query, key, value, spec, extras):
     finally:
         module.CONFIGS[head_dim] = kept
     out, lse = empty_out(query, value), query.new_empty(query.shape[:3], dtype=torch.float32)
+    taken = query.new_empty(1, dtype=torch.int32)
 
     def run():
-        launch(query, key, value, out, lse)
+        launch(query, key, value, out, lse, taken.zero_())
         return out
 
     return run
@@ -175,7 +179,7 @@ def clocks(name, seqlen=16384, head_dim=128):
     kept = torch.zeros(crafts, STEPS, len(EVENTS), dtype=torch.int32, device="cuda")
     out, lse = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=torch.float32)
     for _ in range(3):
-        launch(query, key, value, out, lse, kept)
+        launch(query, key, value, out, lse, query.new_zeros(1, dtype=torch.int32), kept)
     times = kept.long()[:, 2:] & 0xFFFFFFFF  # the first steps still fill the shelves
     return (times - times.min()).tolist()
 

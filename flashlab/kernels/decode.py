@@ -4,7 +4,6 @@ One program owns a tile of rows, of one head of keys, and one split of the keys.
 query head r % GROUP, so a group of heads reads each key once. Where keys lie in pages, a table says which page holds which.
 """
 
-import functools
 import math
 
 import torch
@@ -13,7 +12,7 @@ import triton.language as tl
 
 from flashlab.checks import MOST_SPLITS
 from flashlab.kernels import configs
-from flashlab.kernels.launch import Launch, planned
+from flashlab.kernels.launch import Launch, multiprocessors, planned
 from flashlab.kernels.shaping import Place, as_jit, capped_scores, features_of, shape_scores
 from flashlab.kernels.tile import LN_2, LOG2_E, online_softmax_step, view
 from flashlab.kernels.walk import highest_key, lowest_key
@@ -296,7 +295,7 @@ def how_many_splits(programs, keys, query, config):
 
     Chosen by the capacity, not by the lengths: nothing waits for the GPU, and a CUDA graph stays right as lengths change.
     """
-    slots = config.neighbours * (_multiprocessors(query.device.index) if query.is_cuda else 1)
+    slots = config.neighbours * (multiprocessors(query.device.index))
     most = max(1, min(MOST_SPLITS, slots, keys // (LEAST_TILES * config.BLOCK_N)))
 
     def busy(splits):
@@ -305,8 +304,3 @@ def how_many_splits(programs, keys, query, config):
 
     best = max(map(busy, range(1, most + 1)))
     return next(splits for splits in range(1, most + 1) if busy(splits) >= NEARLY_BUSY * best)
-
-
-@functools.cache
-def _multiprocessors(device_index):
-    return torch.cuda.get_device_properties(device_index).multi_processor_count

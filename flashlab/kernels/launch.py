@@ -1,7 +1,9 @@
 """From a checked call to what a kernel takes: views, sizes, features, the constants that it is compiled for. And calls that repeat."""
 
+import functools
 from dataclasses import dataclass
 
+import torch
 import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -20,6 +22,12 @@ def launch(kernel, programs, *arguments, arch=None, **constants):
         except turing.UnexpectedPTX as error:
             turing.refuse(error)
     return kernel[(programs,)](*arguments, **constants)
+
+
+@functools.cache
+def multiprocessors(device_index):
+    """How many the GPU has; 1 for None, where there is no GPU."""
+    return 1 if device_index is None else torch.cuda.get_device_properties(device_index).multi_processor_count
 
 
 def describe(x, rows):

@@ -27,6 +27,8 @@ BY_HAND = [  # taken, on a Hopper GPU, by the kernels that are scheduled by hand
     (Case(515, 520, 64, True), torch.bfloat16),
     (Case(300, 413, 128, features=("window",), heads=2, heads_kv=1), torch.float16),
     (Case(413, 300, 128, True, features=("bottom_right",)), torch.bfloat16),
+    (Case(130, 150, 128, True, heads=140), torch.bfloat16),  # more jobs than there are multiprocessors
+    (Case(130, 150, 64, True, heads=140), torch.bfloat16),
 ]
 
 

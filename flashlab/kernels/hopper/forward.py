@@ -15,27 +15,27 @@ from flashlab.kernels.hopper.workshop import (
     Place,
     barriers,
     carry,
-    carry_owned,
     describe,
     give_back,
-    owned_for,
     pass_over,
+    place_of,
     put_away,
     sees,
     shelf_for,
+    shelf_of_one,
     take,
-    take_owned,
     tiles_in_sight,
+    wait_for_room,
 )  # fmt: skip
-from flashlab.kernels.launch import Launch, planned
+from flashlab.kernels.launch import Launch, multiprocessors, planned
 from flashlab.kernels.tile import LN_2, LOG2_E
 from flashlab.layout import empty_out
 from flashlab.spec import NO_EXTRAS
 
 KEYS = 128  # of a tile
-CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many for values, registers of their threads, fixed turns
-    64: dict(CRAFTS=3, PLACES=4, REGISTERS=160, TURNS=True),
-    128: dict(CRAFTS=2, PLACES=2, REGISTERS=240, TURNS=False),
+CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many for values, registers of their threads; see Shared
+    64: dict(CRAFTS=3, PLACES=4, REGISTERS=160, TURNS=True, BELLS=False),
+    128: dict(CRAFTS=2, PLACES=2, REGISTERS=240, TURNS=False, BELLS=True),
 }
 L2_BYTES = 2**25  # of keys and values that programs which run together read
 
@@ -43,22 +43,47 @@ L2_BYTES = 2**25  # of keys and values that programs which run together read
 class Shared(NamedTuple):
     """What lies in shared memory."""
 
-    queries: Any  # Owned; at the end out
-    k_shelf: Any
+    q_shelf: Any  # a place for each craft; at the end out lies there
+    k_shelf: Any  # BELLS: crafts ring when they give back
     v_shelf: Any
+    numbers: Any  # Shelf of one number: which job comes next
     turns: Any  # a barrier for each craft: it may issue its products. None: as it comes
 
 
 @gluon.jit
-def owned_rows(Q, TOGETHER, ROWS: gl.constexpr):
-    """The Place of a program. Heads go TOGETHER, so that their keys stay in the L2 cache; the last rows first, which see the most keys."""
+def job_of(number, Q, band, TOGETHER, ROWS: gl.constexpr, KEYS: gl.constexpr):
+    """(Place, begin, end) of a job: ROWS query rows of one head, and the tiles of keys begin … end − 1 that they see.
+
+    Heads go TOGETHER, so that their keys stay in the L2 cache; the last rows first, which see the most keys.
+    """
     heads, tiles = Q.shape[1], gl.cdiv(Q.shape[2], ROWS)
-    program = gl.program_id(0)
-    first = program // (tiles * TOGETHER) * TOGETHER
+    first = number // (tiles * TOGETHER) * TOGETHER
     together = gl.minimum(TOGETHER, Q.shape[0] * heads - first)
-    within = program - first * tiles
+    within = number - first * tiles
     plane = first + within % together
-    return Place(plane // heads, plane % heads, (tiles - 1 - within // together) * ROWS)
+    at = Place(plane // heads, plane % heads, (tiles - 1 - within // together) * ROWS)
+    begin, _, _, end = tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, ROWS, KEYS)
+    return at, begin, end
+
+
+@gluon.jit
+def take_next(numbers, done, Taken):
+    """The carrier takes the job that comes after `done` others: its number. It writes it down for the crafts."""
+    number = gl.num_programs(0) + gl.atomic_add(Taken, 1, sem="relaxed", scope="gpu")  # everybody's first is the program's own
+    wait_for_room(numbers, done)
+    numbers.tiles.index(0).store(gl.full([1], number, gl.int32, gl.BlockedLayout([1], [32], [1], [0])))
+    mbarrier.arrive(numbers.full.index(0), count=1)
+    return number
+
+
+@gluon.jit
+def read_next(numbers, done):
+    """A craft reads that number."""
+    _, parity = place_of(numbers, done)
+    mbarrier.wait(numbers.full.index(0), parity)
+    number = gl.sum(numbers.tiles.index(0).load(gl.BlockedLayout([1], [32], [4], [0])), axis=0)  # of one
+    give_back(numbers, done)
+    return number
 
 
 @gluon.jit
@@ -97,7 +122,7 @@ def masked(scores, i, tile, band):
 
 @gluon.jit
 def take_turn(c: gl.constexpr, turns, n):
-    """Craft c waits until the one before it has issued its products of tile n (craft 0: the last one, of tile n − 1), the first being 1."""
+    """Craft c waits until the one before it has issued its products for the n-th time (craft 0: the last one, n − 1), the first being 1."""
     if turns is not None:
         mbarrier.wait(turns.index(c), (n if c == 0 else n - 1) & 1)
 
@@ -111,12 +136,12 @@ def pass_turn(c: gl.constexpr, turns):
 
 @gluon.jit
 def walk_step(
-    c: gl.constexpr, n, tile, p, m, l, acc, q, shared, i, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
+    c: gl.constexpr, n, turn, tile, p, m, l, acc, q, shared, i, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
 ):  # fmt: skip
     """q · kᵀ of tile n is issued, p · v of tile n − 1 behind it: while the second product runs, the softmax of the first is computed."""
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
     k = take(shared.k_shelf, n)  # [KEYS, D]
-    take_turn(c, shared.turns, n)
+    take_turn(c, shared.turns, turn)
     scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False, is_async=True)
     v = take(shared.v_shelf, n - 1)  # [KEYS, D]
     acc = warpgroup_mma(unpack(p, v.dtype, P), v, acc, is_async=True)
@@ -133,8 +158,23 @@ def walk_step(
 
 
 @gluon.jit
-def craft(c: gl.constexpr, shared, Out, Lse, at, begin, end, band, scale):
-    """Craft c owns CRAFT_ROWS rows, and walks down the tiles end − 1 … begin, which all crafts of the program get. Only its own count."""
+def craft(c: gl.constexpr, shared, Out, Lse, jobs, band, scale, TOGETHER):
+    """Craft c has CRAFT_ROWS rows of each of the program's jobs."""
+    ROWS: gl.constexpr = CRAFT_ROWS * shared.q_shelf.tiles.shape[0]
+    KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
+    number, done, passed = gl.program_id(0), 0, 0  # jobs done, and tiles that passed by
+    while number < jobs:
+        at, begin, end = job_of(number, Out, band, TOGETHER, ROWS, KEYS)
+        attend(c, shared, Out, Lse, at, begin, end, done, passed, band, scale)
+        number = read_next(shared.numbers, done)
+        passed += end - begin
+        done += 1
+
+
+@gluon.jit
+def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band, scale):
+    """Craft c walks down the tiles end − 1 … begin, which all crafts of the program get. Only its own count."""
+    CRAFTS: gl.constexpr = shared.q_shelf.tiles.shape[0]
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
     D: gl.constexpr = shared.k_shelf.tiles.shape[4]
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
@@ -142,84 +182,98 @@ def craft(c: gl.constexpr, shared, Out, Lse, at, begin, end, band, scale):
     P: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)  # registers
     start = at.start + CRAFT_ROWS * c
     my_begin, full_begin, full_end, my_end = tiles_in_sight(start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS, KEYS)
-    first = end - my_end  # of its own
-    pass_over(shared.k_shelf, 0, first)
-    pass_over(shared.v_shelf, 0, first)
-    for n in range(1, first + 1):  # one tile at most: it does not keep the carrier waiting
-        take_turn(c, shared.turns, n)
+    top = passed + end  # tile n of the shelves is tile top − 1 − n of the keys
+    first = top - my_end  # of its own
+    pass_over(shared.k_shelf, passed, first)
+    pass_over(shared.v_shelf, passed, first)
+    for n in range(passed + 1, first + 1):  # one tile at most: it does not keep the carrier waiting
+        take_turn(c, shared.turns, n - done)
         pass_turn(c, shared.turns)
 
     i = start + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
     m = gl.full([CRAFT_ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
     l = gl.zeros([CRAFT_ROWS], gl.float32, gl.SliceLayout(1, SCORES))
     acc = gl.zeros([CRAFT_ROWS, D], gl.float32, ACC)
-    q = take_owned(shared.queries, c)  # [CRAFT_ROWS, D]
+    q = take(shared.q_shelf, CRAFTS * done + c)  # [CRAFT_ROWS, D]
 
     k = take(shared.k_shelf, first)
     scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False)
     give_back(shared.k_shelf, first)
     p, m, l, rescale = online_softmax_step(masked(scores, i, my_end - 1, band), m, l, scale)
     p = pack(p, q.dtype)
-    for n in range(first + 1, end - full_end):
-        p, m, l, acc = walk_step(c, n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
-    for n in range(gl.maximum(first + 1, end - full_end), end - full_begin):
-        p, m, l, acc = walk_step(c, n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, False, SCORES, P)
+    for n in range(first + 1, top - full_end):
+        p, m, l, acc = walk_step(c, n, n - done, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+    for n in range(gl.maximum(first + 1, top - full_end), top - full_begin):
+        p, m, l, acc = walk_step(c, n, n - done, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, False, SCORES, P)
     if band.lowest is not None:
-        for n in range(gl.maximum(first + 1, end - full_begin), end - my_begin):
-            p, m, l, acc = walk_step(c, n, end - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
-    acc = warpgroup_mma(unpack(p, q.dtype, P), take(shared.v_shelf, end - 1 - my_begin), acc)
-    give_back(shared.v_shelf, end - 1 - my_begin)
-    pass_over(shared.k_shelf, end - my_begin, end - begin)
-    pass_over(shared.v_shelf, end - my_begin, end - begin)
-    for n in range(end - my_begin, end - begin):
-        take_turn(c, shared.turns, n)
+        for n in range(gl.maximum(first + 1, top - full_begin), top - my_begin):
+            p, m, l, acc = walk_step(c, n, n - done, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+    acc = warpgroup_mma(unpack(p, q.dtype, P), take(shared.v_shelf, top - 1 - my_begin), acc)
+    give_back(shared.v_shelf, top - 1 - my_begin)
+    pass_over(shared.k_shelf, top - my_begin, top - begin)
+    pass_over(shared.v_shelf, top - my_begin, top - begin)
+    for n in range(top - my_begin, top - begin):
+        take_turn(c, shared.turns, n - done)
         pass_turn(c, shared.turns)
 
     out = acc * gl.convert_layout(1.0 / gl.where(l == 0.0, 1.0, l), gl.SliceLayout(1, ACC))[:, None]  # no key seen: 0, not 0/0
-    put_away(Out, out, shared.queries, c, at)
+    put_away(Out, out, shared.q_shelf, c, at)
     lse = (m + gl.log2(l)) * LN_2  # natural log; −inf where no key was seen
     gl.store(Lse + (at.batch * Out.shape[1] + at.head).to(gl.int64) * band.seqlen_q + i, lse, mask=i < band.seqlen_q)
     tma.store_wait(0)
+    give_back(shared.q_shelf, CRAFTS * done + c)
 
 
 @gluon.jit
-def carrier(shared, Q, K, V, at, head_kv, begin, end):
-    """The rows of Q once, then every tile of keys and values, each as soon as there is room."""
+def carrier(shared, Q, K, V, Taken, jobs, band, TOGETHER, GROUP: gl.constexpr):
+    """For each of the program's jobs its rows of Q and every tile of keys and values, as soon as there is room."""
+    CRAFTS: gl.constexpr = shared.q_shelf.tiles.shape[0]
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
-    carry_owned(shared.queries, Q, at)
-    for n in range(end - begin):
-        carry(shared.k_shelf, n, K, at.batch, head_kv, (end - 1 - n) * KEYS)
-        carry(shared.v_shelf, n, V, at.batch, head_kv, (end - 1 - n) * KEYS)
+    number, done, passed = gl.program_id(0), 0, 0
+    while number < jobs:
+        at, begin, end = job_of(number, Q, band, TOGETHER, CRAFT_ROWS * CRAFTS, KEYS)
+        for t in range(end - begin):
+            n, start = passed + t, (end - 1 - t) * KEYS
+            carry(shared.k_shelf, n, K, at.batch, at.head // GROUP, start)
+            if t == 0:  # behind the first keys: crafts may still be at the job before
+                for c in gl.static_range(CRAFTS):
+                    carry(shared.q_shelf, CRAFTS * done + c, Q, at.batch, at.head, at.start + CRAFT_ROWS * c)
+            carry(shared.v_shelf, n, V, at.batch, at.head // GROUP, start)
+        number, done, passed = take_next(shared.numbers, done, Taken), done + 1, passed + end - begin
+    for n in range(passed, passed + shared.k_shelf.full.shape[0]):  # nobody rings for a carrier that has left
+        wait_for_room(shared.k_shelf, n)
 
 
-@gluon.jit(do_not_specialize=["scale", "band", "TOGETHER"])  # every length would be compiled anew
+@gluon.jit(do_not_specialize=["jobs", "scale", "band", "TOGETHER"])  # every length would be compiled anew
 def forward_kernel(
-    Q, K, V, Out, Lse, scale, band, TOGETHER,
-    GROUP: gl.constexpr, CRAFTS: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr, TURNS: gl.constexpr,
+    Q, K, V, Out, Lse, Taken, jobs, scale, band, TOGETHER,
+    GROUP: gl.constexpr, CRAFTS: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr, TURNS: gl.constexpr, BELLS: gl.constexpr,
 ):  # fmt: skip
-    """One program owns CRAFT_ROWS · CRAFTS query rows of one head."""
-    ROWS: gl.constexpr = CRAFT_ROWS * CRAFTS
-    at = owned_rows(Q, TOGETHER, ROWS)
-    begin, full_begin, full_end, end = tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, ROWS, K.block_type.shape[2])
-    turns = barriers(CRAFTS, 1) if TURNS else None
-    shared = Shared(owned_for(Q, CRAFTS), shelf_for(K, PLACES, CRAFTS), shelf_for(V, PLACES, CRAFTS), turns)
+    """A program stays on its multiprocessor, and takes one of the `jobs` after the other: while crafts end one, the next is brought.
+
+    Taken: how many have been taken, after everybody's first; at first 0.
+    """
+    shared = Shared(
+        shelf_for(Q, CRAFTS, 1), shelf_for(K, PLACES, CRAFTS, BELLS), shelf_for(V, PLACES, CRAFTS),
+        shelf_of_one(gl.int32, CRAFTS), barriers(CRAFTS, 1) if TURNS else None,
+    )  # fmt: skip
     scale *= LOG2_E
     if CRAFTS == 2:
         gl.warp_specialize(
             [
-                (craft, (0, shared, Out, Lse, at, begin, end, band, scale)),
-                (craft, (1, shared, Out, Lse, at, begin, end, band, scale)),
-                (carrier, (shared, Q, K, V, at, at.head // GROUP, begin, end)),
+                (craft, (0, shared, Out, Lse, jobs, band, scale, TOGETHER)),
+                (craft, (1, shared, Out, Lse, jobs, band, scale, TOGETHER)),
+                (carrier, (shared, Q, K, V, Taken, jobs, band, TOGETHER, GROUP)),
             ],
             [4, 1], [REGISTERS, CARRIER_REGISTERS],
         )  # fmt: skip
     else:
         gl.warp_specialize(
             [
-                (craft, (0, shared, Out, Lse, at, begin, end, band, scale)),
-                (craft, (1, shared, Out, Lse, at, begin, end, band, scale)),
-                (craft, (2, shared, Out, Lse, at, begin, end, band, scale)),
-                (carrier, (shared, Q, K, V, at, at.head // GROUP, begin, end)),
+                (craft, (0, shared, Out, Lse, jobs, band, scale, TOGETHER)),
+                (craft, (1, shared, Out, Lse, jobs, band, scale, TOGETHER)),
+                (craft, (2, shared, Out, Lse, jobs, band, scale, TOGETHER)),
+                (carrier, (shared, Q, K, V, Taken, jobs, band, TOGETHER, GROUP)),
             ],
             [4, 4, 1], [REGISTERS, REGISTERS, CARRIER_REGISTERS],
         )  # fmt: skip
@@ -232,7 +286,8 @@ def forward(query, key, value, spec, extras=NO_EXTRAS):
     """
     out = empty_out(query, value)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    planned(plan, (query, key, value), spec, extras)(query, key, value, out, lse)
+    taken = query.new_zeros(1, dtype=torch.int32)
+    planned(plan, (query, key, value), spec, extras)(query, key, value, out, lse, taken)
     return out, lse
 
 
@@ -241,9 +296,17 @@ def plan(query, key, value, spec, extras, tiles):
     batch, heads, seqlen_q, head_dim = query.shape
     heads_kv, seqlen_k = key.shape[1:3]
     config = CONFIGS[head_dim]
-    programs = triton.cdiv(seqlen_q, CRAFT_ROWS.value * config["CRAFTS"]) * batch * heads
+    jobs = triton.cdiv(seqlen_q, CRAFT_ROWS.value * config["CRAFTS"]) * batch * heads
     together = heads // heads_kv * max(1, L2_BYTES // (2 * seqlen_k * head_dim * key.element_size()))
-    numbers = spec.scale, Band(*spec.band(seqlen_q, seqlen_k), seqlen_q, seqlen_k), together
+    numbers = jobs, spec.scale, Band(*spec.band(seqlen_q, seqlen_k), seqlen_q, seqlen_k), together
     constants = dict(GROUP=heads // heads_kv, **config, num_warps=4)
     own, walked = (CRAFT_ROWS.value, head_dim), (KEYS, head_dim)
-    return Launch(forward_kernel, programs, numbers, constants, lambda x: x, {0: own, 1: walked, 2: walked, 3: own}, describe)
+    return Launch(
+        forward_kernel,
+        min(jobs, multiprocessors(query.device.index)),
+        numbers,
+        constants,
+        lambda x: x,
+        {0: own, 1: walked, 2: walked, 3: own},
+        describe,
+    )

@@ -351,11 +351,11 @@ def fused_kernel(
 def ds_shelf_for(dtype: gl.constexpr, ROWS: gl.constexpr):
     """An empty shelf which crafts fill themselves, all of them each place."""
     tiles = gl.allocate_shared_memory(dtype, [DS_PLACES, CRAFTS * CRAFT_ROWS, ROWS], gl.NVMMASharedLayout(128, 16, rank=2))
-    return Shelf(tiles, barriers(DS_PLACES, CRAFTS), barriers(DS_PLACES, CRAFTS))
+    return Shelf(tiles, barriers(DS_PLACES, CRAFTS), barriers(DS_PLACES, CRAFTS), 0)
 
 
 @gluon.jit
 def dq_shelf_for(GradQ, PLACES: gl.constexpr):
     """An empty shelf which crafts fill, all of them each place, and the sender empties."""
     tiles = gl.allocate_shared_memory(gl.float32, [PLACES * CRAFTS] + GradQ.block_type.shape, GradQ.layout)
-    return Shelf(tiles, barriers(PLACES, CRAFTS), barriers(PLACES, 1))
+    return Shelf(tiles, barriers(PLACES, CRAFTS), barriers(PLACES, 1), 0)

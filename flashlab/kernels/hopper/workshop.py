@@ -16,6 +16,9 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 CRAFT_ROWS = gl.constexpr(64)  # what one warpgroup multiplies at a time
 CRAFTS = gl.constexpr(2)  # in the backward pass
+CRAFT_THREADS = gl.constexpr(128)
+CARRIER_THREADS = gl.constexpr(32)
+FIRST_BELL = gl.constexpr(8)  # of the GPU's sixteen; Triton itself uses the first few
 CARRIER_REGISTERS = gl.constexpr(24)  # of a thread: the fewest there are; what it leaves goes to the crafts
 GLUON_TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16, torch.float32: gl.float32}
 
@@ -50,6 +53,7 @@ class Shelf(NamedTuple):
     tiles: Any  # [PLACES, 1, 1, rows, columns], but for shelves that crafts fill
     full: Any  # barriers, [PLACES, 1]
     empty: Any
+    ringers: Any  # 0; or so many threads ring a bell of each place, or wait for it, and `empty` is not used
 
 
 def describe(x, tile):
@@ -73,10 +77,17 @@ def owned_for(described, CRAFTS: gl.constexpr):
 
 
 @gluon.jit
-def shelf_for(described, PLACES: gl.constexpr, CRAFTS: gl.constexpr):
+def shelf_for(described, PLACES: gl.constexpr, CRAFTS: gl.constexpr, BELLS: gl.constexpr = False):
     """An empty shelf for tiles of a descriptor: the copy engine fills it, and all crafts empty each place."""
     tiles = gl.allocate_shared_memory(described.dtype, [PLACES] + described.block_type.shape, described.layout)
-    return Shelf(tiles, barriers(PLACES, 1), barriers(PLACES, CRAFTS))
+    RINGERS: gl.constexpr = CRAFTS * CRAFT_THREADS + CARRIER_THREADS if BELLS else 0
+    return Shelf(tiles, barriers(PLACES, 1), barriers(PLACES, CRAFTS), RINGERS)
+
+
+@gluon.jit
+def shelf_of_one(dtype: gl.constexpr, CRAFTS: gl.constexpr):
+    """An empty shelf with one place, for a number of the carrier's that all crafts read."""
+    return Shelf(gl.allocate_shared_memory(dtype, [1, 1], gl.SwizzledSharedLayout(1, 1, 1, [0])), barriers(1, 1), barriers(1, CRAFTS), 0)
 
 
 @gluon.jit
@@ -117,7 +128,10 @@ def place_of(shelf, n):
 def wait_for_room(shelf, n):
     """Whoever fills the place of tile n of a walk waits until it is empty: all crafts have given back what lay there."""
     place, parity = place_of(shelf, n)
-    mbarrier.wait(shelf.empty.index(place), parity ^ 1)
+    if shelf.ringers == 0:
+        mbarrier.wait(shelf.empty.index(place), parity ^ 1)
+    elif n >= shelf.full.shape[0]:
+        at_bell("bar.sync $1, $2; // $0", place, shelf.ringers)
 
 
 @gluon.jit
@@ -142,7 +156,19 @@ def take(shelf, n):
 def give_back(shelf, n):
     """A craft needs tile n no more."""
     place, _ = place_of(shelf, n)
-    mbarrier.arrive(shelf.empty.index(place), count=1)
+    if shelf.ringers == 0:
+        mbarrier.arrive(shelf.empty.index(place), count=1)
+    else:
+        at_bell("bar.arrive $1, $2; // $0", place, shelf.ringers)
+
+
+@gluon.jit
+def at_bell(what: gl.constexpr, place, ringers):
+    """Ring the bell of a place, or wait until all have rung it: a barrier that the GPU has beside those in shared memory.
+
+    Before a craft arrives at one of those, Triton makes its warps wait for each other. Who rings goes on.
+    """
+    gl.inline_asm_elementwise(what, "=r,r,r", [FIRST_BELL + place, gl.to_tensor(ringers)], dtype=gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit

@@ -1,8 +1,10 @@
 """How long work takes: medians and spread, the GPU's L2 cache flushed before each run, and works that take turns.
 
-A GPU's clock sinks as it warms. Where every work runs a little in each round, all of them see the same clock.
+A GPU's clock sinks as it warms. Where every work runs a little in each round, all of them see the same clock. And where one draws less power
+than others, the clock rises, for whoever runs next: so the order changes from round to round.
 """
 
+import random
 import statistics
 import time
 from typing import NamedTuple
@@ -30,10 +32,10 @@ def interleaved(works, device, rounds=ROUNDS, round_ms=ROUND_MS):
     for name, work in works.items():
         work()  # compiles
         runs[name] = max(2, int(round_ms / max(timed(work, 2))))
-    found = {name: [] for name in works}
+    found, order = {name: [] for name in works}, random.Random(0)
     for _ in range(rounds):
-        for name, work in works.items():
-            found[name] += timed(work, runs[name])
+        for name in order.sample(list(works), len(works)):
+            found[name] += timed(works[name], runs[name])
     return {name: _times(values) for name, values in found.items()}
 
 

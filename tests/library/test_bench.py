@@ -2,7 +2,7 @@
 
 import pytest
 
-from flashlab.bench import launch, peers, problems, report, speed
+from flashlab.bench import launch, peers, problems, report, speed, timing
 from flashlab.bench.problems import Problem
 
 SMALL = dict(tokens=256, width=128, dtype="float32")
@@ -70,3 +70,17 @@ def test_cpu_time_of_a_call(monkeypatch):
     monkeypatch.setattr(launch, "CALLS", 2)
     row = launch.measure("cpu")
     assert min(row[key] for key in ("flashlab_us", "flashlab_no_grad_us", "sdpa_us", "sdpa_no_grad_us")) > 0
+
+
+def test_every_round_has_every_work_in_another_order(monkeypatch):
+    """Whoever ran just before decides over the clock: it must not be the same one each time."""
+    ran = []
+
+    def timed(work, count):
+        ran.append(work())
+        return [1.0] * count
+
+    monkeypatch.setattr(timing, "_on_cpu", timed)
+    timing.interleaved({name: lambda name=name: name for name in "abcd"}, "cpu", rounds=6)
+    rounds = [tuple(ran[at : at + 4]) for at in range(4, len(ran), 4)]  # the first four look how long each takes
+    assert len(rounds) == 6 and all(set(order) == set("abcd") for order in rounds) and len(set(rounds)) > 3

@@ -1,7 +1,7 @@
 """How long work takes: medians and spread, the GPU's L2 cache flushed before each run, and works that take turns.
 
-A GPU's clock sinks as it warms. Where every work runs a little in each round, all of them see the same clock. And where one draws less power
-than others, the clock rises, for whoever runs next: so the order changes from round to round.
+A GPU's clock sinks as it warms. Where every work runs a little in each round, all of them see the same clock. And while one draws less
+power than others the clock rises, for whoever runs next: so the order changes from round to round.
 """
 
 import random

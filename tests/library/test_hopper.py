@@ -105,11 +105,11 @@ def test_hazards_where_work_is_handed_out_are_told_from_others():
         for words in ("def fused_kernel(", "gl.warp_specialize(", "p = gl.exp2(")
     )
 
-    def report(written, read):
+    def report(written, read, file="fused.py"):
         return [
             "========= Error: Potential RAW hazard detected at __shared__ 0x26 in block (5,0,0) :",
-            f"=========     Write Thread (31,0,0) at fused_kernel+0x62a0 in fused.py:{written}",
-            f"=========     Read Thread (160,0,0) at fused_kernel+0x610 in fused.py:{read}",
+            f"=========     Write Thread (31,0,0) at some_kernel+0x62a0 in {file}:{written}",
+            f"=========     Read Thread (160,0,0) at some_kernel+0x610 in {file}:{read}",
             "=========     Current Value : 3",
             "========= ",
         ]
@@ -121,6 +121,15 @@ def test_hazards_where_work_is_handed_out_are_told_from_others():
     assert len(hazards.sort_out(report(len(lines) + 1, head))[1]) == 1
     assert hazards.sort_out([*report(hand_out, head), end])[1:] == ([], False)  # the calls broke off
     assert hazards.sort_out([*report(hand_out, head), "done"])[1:] == ([], False)
+
+    lines = (hazards.FOLDER / "forward.py").read_text(encoding="utf-8").splitlines()
+    put_down, read, other = (
+        1 + next(n for n, line in enumerate(lines) if words in line)
+        for words in (".store(gl.full([1], number", "number = gl.sum(", "p = gl.exp2(")
+    )
+    assert hazards.sort_out(report(put_down, read, "forward.py"))[:2] == ({"forward.py": 1}, [])
+    for written_at, read_at in ((put_down, other), (other, read), (read, put_down), (put_down, put_down)):
+        assert len(hazards.sort_out(report(written_at, read_at, "forward.py"))[1]) == 1
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])

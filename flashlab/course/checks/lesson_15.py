@@ -1,4 +1,4 @@
-"""Exercise 15, by hand for Hopper: places and parities, the carrier, a craft that multiplies some tiles, and what things cost."""
+"""Exercise 15, by hand for Hopper: places and parities, the carrier, a craft that multiplies some tiles, jobs, and costs."""
 
 from collections import Counter
 
@@ -7,7 +7,8 @@ import torch
 
 from flashlab.course import workshop
 from flashlab.course.checks import compare
-from flashlab.course.checks.lesson_15_counts import CLOCK_MISTAKES, COST_MISTAKES, backward_costs, clocks_of_a_tile
+from flashlab.course.checks.lesson_15_costs import COST_MISTAKES, backward_costs
+from flashlab.course.checks.lesson_15_jobs import JOB_MISTAKES, last_ends
 from flashlab.course.checks.lesson_15_mistakes import CARRIER_MISTAKES, CRAFT_MISTAKES, PLACE_MISTAKES
 from flashlab.course.checks.task import Case, Task
 from flashlab.course.steps.workers import carrier_of, craft_of, place_and_parity
@@ -53,14 +54,17 @@ def craft_cases(rng):
     ]
 
 
-def clock_cases(rng):
+def job_cases(rng):
     return [
-        Case("head dim 128", (64, 128, 128, 460)),
-        Case("head dim 64", (64, 128, 64, 415)),
-        Case("fewer keys", (64, 64, 128, 240)),
-        Case("twice the rows", (128, 128, 128, 460)),
-        Case("three warps, and nothing divides", (48, 20, 40, 461)),
-        Case("drawn at random", (64 * int(rng.integers(1, 4)), 2 ** int(rng.integers(5, 9)), 64, int(rng.integers(100, 900)))),
+        Case("one job", ([5], 1, 2)),
+        Case("a job for each multiprocessor", ([4, 3, 2], 3, 1)),
+        Case("one multiprocessor", ([3, 1, 2], 1, 2)),
+        Case("the longest first", ([6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1], 3, 2)),
+        Case("the longest last", ([1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 9], 3, 2)),
+        Case("all equally long", ([4] * 10, 4, 3)),
+        Case("more multiprocessors than jobs", ([3, 7], 4, 1)),
+        Case("nothing to begin", ([5, 1, 4, 2, 3, 2, 2], 2, 0)),
+        Case("drawn at random", (rng.integers(1, 30, size=25).tolist(), int(rng.integers(3, 7)), int(rng.integers(2, 6)))),
     ]
 
 
@@ -161,8 +165,8 @@ def compare_place(answer, case):
     return ""
 
 
-def compare_clocks(answer, case):
-    return compare_numbers(answer, clocks_of_a_tile(*case.arguments), dict.fromkeys(("tensor cores", "exponentials", "issue"), " clocks"))
+def compare_ends(answer, case):
+    return compare_numbers(answer, last_ends(*case.arguments), {"a program for each": "", "dealt out": "", "taken": ""})
 
 
 def compare_costs(answer, case):
@@ -190,6 +194,6 @@ TASKS = (
     Task("15.1", "places in turn", "place_and_parity", 15, place_cases, compare_place, PLACE_MISTAKES),
     Task("15.2", "the carrier", "carrier", 25, carrier_cases, compare_outcome, CARRIER_MISTAKES, call=try_carrier),
     Task("15.3", "a craft", "craft", 35, craft_cases, compare_outcome, CRAFT_MISTAKES, call=try_craft),
-    Task("15.4", "what each unit needs", "clocks_of_a_tile", 15, clock_cases, compare_clocks, CLOCK_MISTAKES),
+    Task("15.4", "who does the next job", "last_ends", 15, job_cases, compare_ends, JOB_MISTAKES),
     Task("15.5", "two kernels or one", "backward_costs", 10, cost_cases, compare_costs, COST_MISTAKES),
 )

@@ -1,15 +1,7 @@
-"""Exercise 15's counts, of a tile and of a backward pass: the right ones, and how many go wrong."""
+"""Exercise 15's costs of a backward pass: the right ones, and how they go wrong."""
 
 from flashlab.course.checks.edited import mistake
 from flashlab.course.checks.task import Mistake
-
-TENSOR, EXPONENTIALS, ISSUE = 4096, 16, 4  # of a Hopper multiprocessor in a clock: operations, powers of two, instructions of a warp
-
-
-def clocks_of_a_tile(rows, keys, D, instructions):
-    """(tensor cores, exponentials, issue): the clocks that a tile takes of each unit alone. instructions: of each thread."""
-    warps = rows // 16
-    return 4 * rows * keys * D / TENSOR, rows * keys / EXPONENTIALS, warps * instructions / ISSUE
 
 
 def backward_costs(rows, keys, D, own, tile):
@@ -21,61 +13,6 @@ def backward_costs(rows, keys, D, own, tile):
 def _in_order(first, second, third, call):
     right = backward_costs(*call)
     return right[first], right[second], right[third], right[3]
-
-
-def _clocks(name, sentence, hint, *changes):
-    return mistake(clocks_of_a_tile, name, sentence, hint, *changes)
-
-
-CLOCK_MISTAKES = (
-    _clocks(
-        "half the operations",
-        "half of the operations are counted: there are two products, and each term of a sum is a multiplication and an addition.",
-        1,
-        "4 * rows",
-        "2 * rows",
-    ),
-    _clocks(
-        "no head dim", "D is missing in the products: each score is a sum over D.", 1, "rows * keys * D / TENSOR", "rows * keys / TENSOR"
-    ),
-    _clocks(
-        "powers for each dim",
-        "there is one power of two for each score, not for each of its D terms.",
-        2,
-        "rows * keys / EXPONENTIALS",
-        "rows * keys * D / EXPONENTIALS",
-    ),
-    _clocks(
-        "powers for each row",
-        "there is one power of two for each score: rows × keys of them.",
-        1,
-        "rows * keys / EXPONENTIALS",
-        "rows / EXPONENTIALS",
-    ),
-    _clocks("one warp", "the instructions of one warp are counted: 16 rows make a warp.", 2, "warps * instructions", "instructions"),
-    _clocks(
-        "threads, not warps",
-        "each thread's instructions were counted one by one: a warp's 32 threads share each.",
-        2,
-        "rows // 16",
-        "rows // 16 * 32",
-    ),
-    _clocks("one scheduler", "a multiprocessor issues 4 instructions in a clock.", 2, "/ ISSUE", "/ 1"),
-    _clocks(
-        "the instructions themselves",
-        "a thread's instructions were returned: that is right for 4 warps alone, and 4 that are issued in a clock.",
-        2,
-        "warps * instructions / ISSUE",
-        "instructions",
-    ),
-    _clocks("warps of 32 rows", "32 rows were counted to a warp: it is 16 here.", 2, "rows // 16", "rows // 32"),
-    Mistake(
-        "the other order",
-        "(tensor cores, exponentials, issue) was asked for, in this order.",
-        1,
-        lambda *call: clocks_of_a_tile(*call)[::-1],
-    ),
-)
 
 
 def _costs(name, sentence, hint, *changes):

@@ -1,9 +1,10 @@
-"""Lesson 10's simulations, and what the compiler says of its kernel."""
+"""Lesson 10's and 15's simulations, and what the compiler says of lesson 10's kernel."""
 
 import pytest
 
+from flashlab.course.checks.lesson_15_jobs import last_ends
 from flashlab.course.memory import GPUS
-from flashlab.course.schedule import pipeline, schedule
+from flashlab.course.schedule import WAYS, all_done, causal_lengths, pipeline, schedule, timetable
 
 
 def test_with_one_buffer_loads_and_arithmetic_take_turns():
@@ -22,6 +23,24 @@ def test_programs_start_in_order_on_whoever_is_free():
     lengths = list(range(1, 17))
     ends = [max(end for *_, end in schedule(order, 4)) for order in (lengths, lengths[::-1])]
     assert ends == [40, 34]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "workers", "begin"), [([5], 1, 2), ([3, 7], 4, 1), (causal_lengths(7, 5, 2), 6, 2), (list(range(1, 40)), 7, 3)]
+)
+def test_programs_that_stay_share_jobs_out_in_two_ways(lengths, workers, begin):
+    """The last end is what exercise 15.4 has; nobody does two jobs at once, and all jobs are done in full."""
+    assert tuple(all_done(way, lengths, workers, begin) for way in WAYS) == last_ends(lengths, workers, begin)
+    for way in WAYS:
+        rows = timetable(way, lengths, workers, begin)
+        assert [end - start for _, start, end in rows] == lengths
+        for worker in range(workers):
+            times = [(start, end) for who, start, end in rows if who == worker]
+            assert all(end <= start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+
+
+def test_jobs_of_a_causal_call_walk_over_their_tiles():
+    assert causal_lengths(3, 3, 2) == [3, 3, 2, 2, 1, 1, 3, 2, 1]
 
 
 def test_resources_limit_how_many_programs_run_at_once():

@@ -4,7 +4,7 @@ from flashlab.course.checks.edited import mistake
 
 
 def last_ends(lengths, processors, begin):
-    """When all is done: (a program for each job, dealt out beforehand, taken one after the other). See `flashlab.course.steps.jobs`."""
+    """When all is done: (a program for each job, dealt out beforehand, taken one after the other). See `flashlab.course.schedule`."""
     each, taken = [0] * processors, [begin] * processors
     for length in lengths:
         each[each.index(min(each))] += begin + length

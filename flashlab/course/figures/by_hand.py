@@ -7,7 +7,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from flashlab.course import records, workshop
 from flashlab.course.figures.style import COLORS
-from flashlab.course.steps.jobs import WAYS, all_done, causal_lengths, timetable
+from flashlab.course.schedule import WAYS, all_done, causal_lengths, timetable
 from flashlab.course.steps.workers import carrier_of, craft_of
 
 
@@ -119,20 +119,20 @@ def draw_prices(head_dim=128, attention="causal", seqlen=16384, machine="nvidia-
     return figure
 
 
-def draw_jobs(begin=2, processors=5, tiles=6, heads=4):
+def draw_jobs(begin=2, workers=5, tiles=6, heads=4):
     """Jobs of a causal call on a few multiprocessors: begun as programs of their own, dealt out, or taken one after the other."""
     lengths = causal_lengths(tiles, heads, heads)
     figure, panels = plt.subplots(len(WAYS), 1, figsize=(9, 5.6), sharex=True)
-    ends = [all_done(way, lengths, processors, begin) for way in WAYS]
+    ends = [all_done(way, lengths, workers, begin) for way in WAYS]
     for axes, way, last in zip(panels, WAYS, ends, strict=True):
-        for processor, job, starts, until in timetable(way, lengths, processors, begin):
+        for length, (worker, starts, until) in zip(lengths, timetable(way, lengths, workers, begin), strict=True):
             if way == WAYS[0] or starts == begin:
-                axes.barh(processor, begin, left=starts - begin, height=0.8, color=COLORS["scores"], edgecolor="white")
-            shade = 0.35 + 0.65 * lengths[job] / tiles
-            axes.barh(processor, until - starts, left=starts, height=0.8, color=COLORS["good"], alpha=shade, edgecolor="white")
-            axes.text((starts + until) / 2, processor, str(lengths[job]), ha="center", va="center", color="white", size=8.5)
+                axes.barh(worker, begin, left=starts - begin, height=0.8, color=COLORS["scores"], edgecolor="white")
+            shade = 0.35 + 0.65 * length / tiles
+            axes.barh(worker, length, left=starts, height=0.8, color=COLORS["good"], alpha=shade, edgecolor="white")
+            axes.text((starts + until) / 2, worker, str(length), ha="center", va="center", color="white", size=8.5)
         axes.axvline(last, color=COLORS["ink"], linewidth=1)
-        axes.set(yticks=range(processors), xlim=(0, max(ends) + 1))
+        axes.set(yticks=range(workers), xlim=(0, max(ends) + 1))
         axes.invert_yaxis()
         axes.set_title(f"{way}: all is done after {last}", size=11)
     panels[1].set_ylabel("multiprocessors")

@@ -46,9 +46,12 @@ def explain(query, key, value, **options):
         )
     tiles = _tiles(query, key, value, spec, extras) if path == "triton" else {}
     lse_bytes = query.shape[0] * query.shape[1] * query.shape[2] * (8 if query.element_size() == 8 else 4)
+    more_bytes = 0
+    if path == "triton":
+        more_bytes = _part_bytes(query, value, spec) if "decode" in tiles else _job_bytes(query, key, value, spec, extras)
     return Explanation(
         path, reason, tuple(_features(query, key, value, spec, extras)), _visited(query, key, spec, extras), tiles,
-        lse_bytes + (_part_bytes(query, value, spec) if "decode" in tiles else 0),
+        lse_bytes + more_bytes,
     )  # fmt: skip
 
 
@@ -61,6 +64,13 @@ def _part_bytes(query, value, spec):
     keys = decode.keys_in_sight(spec, rows, seqlen_k)
     splits = decode.how_many_splits(batch * heads_kv, keys, query, config)
     return 4 * splits * batch * heads * rows * (value_dim + 1) if splits > 1 else 0
+
+
+def _job_bytes(query, key, value, spec, extras):
+    """What programs count their jobs with, where a forward pass is scheduled by hand."""
+    from flashlab.kernels import hopper
+
+    return 4 if hopper.serves("forward", query, key, value, spec, extras) else 0
 
 
 def _on_turing(query, value):

@@ -45,6 +45,7 @@ class Compiled:
     registers: int
     spilled: int  # bytes a thread keeps in slow memory because registers ran out
     unwritten: tuple  # instructions that read a register which nothing has written: a fault of the assembler
+    alone: int  # arrivals at a barrier in shared memory by a thread that has not met its warps just before
     tensor_core_products: int  # instructions
     scalar_products: int  # dots that are computed on ordinary registers
 
@@ -154,7 +155,7 @@ def _usage(compiled):
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
         found = [int(re.search(rf"\.{name}:\s+(\d+)", text).group(1)) for name in ("vgpr_count", "vgpr_spill_count")]
-        return found[0], 4 * found[1], (), text.count("v_mfma"), scalar
+        return found[0], 4 * found[1], (), 0, text.count("v_mfma"), scalar
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -162,7 +163,24 @@ def _usage(compiled):
         arguments = [tool, "--dump-resource-usage", "--dump-sass", file.name]
         text = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     registers, local, stack = (int(re.search(rf"{name}:(\d+)", text).group(1)) for name in ("REG", "LOCAL", "STACK"))
-    return registers, local + stack, tuple(unwritten_registers(text)), len(re.findall(r"\bH(?:G)?MMA\b", text)), scalar
+    products = len(re.findall(r"\bH(?:G)?MMA\b", text))
+    return registers, local + stack, tuple(unwritten_registers(text)), arrivals_alone(compiled.asm["ptx"]), products, scalar
+
+
+# What orders memory, or reads and writes it.
+EVENT = re.compile(r"\b(mbarrier\.\w+(?:\.\w+)*|bar\.\S+|barrier\.\S+|(?:ld|st|atom|red)\.\S+|stmatrix\S*|wgmma\.\S+|cp\.async\S*)")
+
+
+def arrivals_alone(ptx):
+    """How many arrivals at a barrier in shared memory do not stand right behind a barrier of the warps for which they speak.
+
+    One thread arrives for its partition. Triton puts that barrier there; without it others might still read what is given back.
+    """
+    events = [found[1] for line in ptx.splitlines() if not line.lstrip().startswith("//") and (found := EVENT.search(line))]
+    pairs = zip(events, events[1:], strict=False)
+    return sum(
+        arrival.startswith("mbarrier.arrive.shared") and not before.startswith(("bar.sync", "bar.warp.sync")) for before, arrival in pairs
+    )
 
 
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?((\S+)\s+([^;]*?))\s*;")

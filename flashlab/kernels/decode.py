@@ -295,7 +295,7 @@ def how_many_splits(programs, keys, query, config):
 
     Chosen by the capacity, not by the lengths: nothing waits for the GPU, and a CUDA graph stays right as lengths change.
     """
-    slots = config.neighbours * (multiprocessors(query.device.index))
+    slots = config.neighbours * multiprocessors(query.device.index)
     most = max(1, min(MOST_SPLITS, slots, keys // (LEAST_TILES * config.BLOCK_N)))
 
     def busy(splits):

@@ -52,7 +52,7 @@ FUSED = {64: 216, 128: 80}  # bytes, by head dim: addresses, mostly
 for *what, compiled in compile_by_hand(sys.argv[3] == "everything"):
     assert compiled.shared <= SHARED_LIMIT["sm_90"] * 1024, (*what, compiled)
     assert compiled.spilled <= (FUSED[what[1]] if compiled.kernel == "fused" else int(sys.argv[2])), (*what, compiled)
-    assert not compiled.unwritten and compiled.tensor_core_products > 0, (*what, compiled)
+    assert not compiled.unwritten and not compiled.alone and compiled.tensor_core_products > 0, (*what, compiled)
     print("compiled", *what, compiled)
 """
 
@@ -63,6 +63,14 @@ def compile_all(target, what, script=COMPILE, spill_limit=SPILL_LIMIT, **variabl
     result = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-500:]
     return result.stdout.splitlines()
+
+
+def test_an_arrival_that_speaks_for_others_unasked_is_found():
+    from tests.compiling import arrivals_alone
+
+    read, meet, arrive = "\tld.shared.b32 \t%r1, [%r2];", "\tbar.sync \t0, 128;", "\t@%p1 mbarrier.arrive.shared::cta.b64 _, [%r3];"
+    assert arrivals_alone("\n".join((read, meet, "\t// begin inline asm", arrive, meet, arrive))) == 0
+    assert arrivals_alone("\n".join((meet, read, arrive, meet, "\t// bar.sync 0", read, arrive))) == 2
 
 
 def test_a_register_that_nothing_has_written_is_found():

@@ -8,6 +8,7 @@ import torch
 triton = pytest.importorskip("triton")  # no build for macOS
 
 from flashlab.attention import described  # noqa: E402
+from flashlab.explain import _job_bytes  # noqa: E402
 from flashlab.kernels import hopper  # noqa: E402
 from tests.compiling import as_if_on  # noqa: E402
 from tests.gpu import hazards  # noqa: E402
@@ -70,6 +71,12 @@ def test_is_not_served_and_says_why(why, options):
     arguments, _ = call(**options)
     with as_if_on("sm_90", None):
         assert why in hopper.why_not("forward", *arguments) and not hopper.serves("forward", *arguments)
+
+
+def test_the_count_of_jobs_is_said_with_the_memory():
+    (taken, _), (not_taken, _) = call(), call(head_dim=96)
+    with as_if_on("sm_90", None):
+        assert _job_bytes(*taken) == 4 and _job_bytes(*not_taken) == 0
 
 
 def test_the_backward_pass_looks_at_its_own_gradient():

@@ -43,7 +43,7 @@ L2_BYTES = 2**25  # of keys and values that programs which run together read
 class Shared(NamedTuple):
     """What lies in shared memory."""
 
-    q_shelf: Any  # a place for each craft; at the end out lies there
+    q_shelf: Any  # a place for each craft; at the end of a job out lies there
     k_shelf: Any  # BELLS: crafts ring when they give back
     v_shelf: Any
     numbers: Any  # Shelf of one number: which job comes next
@@ -184,9 +184,9 @@ def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band
     my_begin, full_begin, full_end, my_end = tiles_in_sight(start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS, KEYS)
     top = passed + end  # tile n of the shelves is tile top − 1 − n of the keys
     first = top - my_end  # of its own
-    pass_over(shared.k_shelf, passed, first)
+    pass_over(shared.k_shelf, passed, first)  # one tile at most: with more the carrier, which brings k and v by turns, would wait for ever
     pass_over(shared.v_shelf, passed, first)
-    for n in range(passed + 1, first + 1):  # one tile at most: it does not keep the carrier waiting
+    for n in range(passed + 1, first + 1):
         take_turn(c, shared.turns, n - done)
         pass_turn(c, shared.turns)
 
@@ -240,7 +240,7 @@ def carrier(shared, Q, K, V, Taken, jobs, band, TOGETHER, GROUP: gl.constexpr):
                     carry(shared.q_shelf, CRAFTS * done + c, Q, at.batch, at.head, at.start + CRAFT_ROWS * c)
             carry(shared.v_shelf, n, V, at.batch, at.head // GROUP, start)
         number, done, passed = take_next(shared.numbers, done, Taken), done + 1, passed + end - begin
-    for n in range(passed, passed + shared.k_shelf.full.shape[0]):  # nobody rings for a carrier that has left
+    for n in range(passed, passed + shared.k_shelf.full.shape[0]):  # crafts ring to the end: it waits until they have
         wait_for_room(shared.k_shelf, n)
 
 

@@ -33,7 +33,7 @@ class Band(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What a program owns: rows, or keys, of one head from `start` on."""
+    """Rows, or keys, of one head from `start` on: what a job is, or a program owns."""
 
     batch: Any
     head: Any
@@ -50,7 +50,7 @@ class Owned(NamedTuple):
 class Shelf(NamedTuple):
     """Places for tiles that come and go."""
 
-    tiles: Any  # [PLACES, 1, 1, rows, columns], but for shelves that crafts fill
+    tiles: Any  # [PLACES, 1, 1, rows, columns] of those that the copy engine fills
     full: Any  # barriers, [PLACES, 1]
     empty: Any
     ringers: Any  # 0; or so many threads ring a bell of each place, or wait for it, and `empty` is not used

@@ -91,4 +91,6 @@ def _told(x):
 def _shown(x):
     if x is None:
         return "None: nothing is returned, and nothing is yielded"
+    if isinstance(x, tuple):  # a number of NumPy's, within a tuple, would say its type as well
+        x = tuple(part.item() if isinstance(part, np.generic) else part for part in x)
     return np.array2string(x, precision=4, suppress_small=True) if isinstance(x, np.ndarray) else str(x)

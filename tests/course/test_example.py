@@ -87,3 +87,8 @@ def test_a_helper_that_is_not_written_is_named(capsys):
 def test_a_function_without_return_or_yield_is_told(capsys):
     example(lambda x: None, 3)
     assert "→ None: nothing is returned, and nothing is yielded" in capsys.readouterr().out
+
+
+def test_numbers_of_numpy_are_shown_as_numbers(capsys):
+    example(lambda x: (x.max(), 2.5), [1, 5])
+    assert capsys.readouterr().out.endswith("→ (5, 2.5)\n")

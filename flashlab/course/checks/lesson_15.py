@@ -55,17 +55,18 @@ def craft_cases(rng):
 
 
 def job_cases(rng):
-    return [
-        Case("one job", ((5,), 1, 2)),
-        Case("a job for each multiprocessor", ((4, 3, 2), 3, 1)),
-        Case("one multiprocessor", ((3, 1, 2), 1, 2)),
-        Case("the longest first", ((6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1), 3, 2)),
-        Case("the longest last", ((1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 9), 3, 2)),
-        Case("all equally long", ((4,) * 10, 4, 3)),
-        Case("more multiprocessors than jobs", ((3, 7), 4, 1)),
-        Case("nothing to begin", ((5, 1, 4, 2, 3, 2, 2), 2, 0)),
-        Case("drawn at random", (tuple(rng.integers(1, 30, size=25).tolist()), int(rng.integers(3, 7)), int(rng.integers(2, 6)))),
+    cases = [
+        ("one job", [5], 1, 2),
+        ("a job for each multiprocessor", [4, 3, 2], 3, 1),
+        ("one multiprocessor", [3, 1, 2], 1, 2),
+        ("the longest first", [6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1], 3, 2),
+        ("the longest last", [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 9], 3, 2),
+        ("all equally long", [4] * 10, 4, 3),
+        ("more multiprocessors than jobs", [3, 7], 4, 1),
+        ("nothing to begin", [5, 1, 4, 2, 3, 2, 2], 2, 0),
+        ("drawn at random", rng.integers(1, 30, size=25), int(rng.integers(3, 7)), int(rng.integers(2, 6))),
     ]
+    return [Case(text, (np.array(lengths), *numbers)) for text, lengths, *numbers in cases]
 
 
 def cost_cases(rng):

@@ -249,7 +249,7 @@ def forward_kernel(
     Q, K, V, Out, Lse, Taken, jobs, scale, band, TOGETHER,
     GROUP: gl.constexpr, CRAFTS: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr, TURNS: gl.constexpr, BELLS: gl.constexpr,
 ):  # fmt: skip
-    """A program stays on its multiprocessor, and takes one of the `jobs` after the other: while crafts end one, the next is brought.
+    """A program stays on its multiprocessor, and takes one of the `jobs` after the other. While crafts end one, the next one's keys come.
 
     Taken: how many have been taken, after everybody's first; at first 0.
     """

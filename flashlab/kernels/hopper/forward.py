@@ -173,7 +173,7 @@ def craft(c: gl.constexpr, shared, Out, Lse, jobs, band, scale, TOGETHER):
 
 @gluon.jit
 def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band, scale):
-    """Craft c walks down the tiles end − 1 … begin, which all crafts of the program get. Only its own count."""
+    """A job of craft c: it walks down the tiles end − 1 … begin, which all crafts of the program get. Only its own count."""
     CRAFTS: gl.constexpr = shared.q_shelf.tiles.shape[0]
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
     D: gl.constexpr = shared.k_shelf.tiles.shape[4]
@@ -301,12 +301,6 @@ def plan(query, key, value, spec, extras, tiles):
     numbers = jobs, spec.scale, Band(*spec.band(seqlen_q, seqlen_k), seqlen_q, seqlen_k), together
     constants = dict(GROUP=heads // heads_kv, **config, num_warps=4)
     own, walked = (CRAFT_ROWS.value, head_dim), (KEYS, head_dim)
-    return Launch(
-        forward_kernel,
-        min(jobs, multiprocessors(query.device.index)),
-        numbers,
-        constants,
-        lambda x: x,
-        {0: own, 1: walked, 2: walked, 3: own},
-        describe,
-    )
+    described = {0: own, 1: walked, 2: walked, 3: own}
+    programs = min(jobs, multiprocessors(query.device.index))
+    return Launch(forward_kernel, programs, numbers, constants, lambda x: x, described, describe)

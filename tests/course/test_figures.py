@@ -1,6 +1,11 @@
 """How figures reach the page: as pictures with alt text, and as pictures that follow their controls."""
 
+import base64
+import io
+
 import matplotlib.pyplot as plt
+import numpy as np
+import PIL.Image
 import pytest
 
 from flashlab.course import figures
@@ -57,3 +62,10 @@ def test_the_committed_record_becomes_pictures(tmp_path):
 def test_of_another_machine_there_is_no_record():
     with pytest.raises(ValueError, match="abacus"):
         committed("abacus")
+
+
+def test_a_picture_has_256_colours_where_nobody_sees_it():
+    many, axes = plt.subplots()
+    axes.imshow(np.random.default_rng(0).random((40, 40, 3)))
+    encoded = (show(figure, alt="Some colours, or many.").encoded for figure in (draw(), many))
+    assert [PIL.Image.open(io.BytesIO(base64.b64decode(png))).mode for png in encoded] == ["P", "RGB"]

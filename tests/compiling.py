@@ -179,7 +179,8 @@ def arrivals_alone(ptx):
     events = [found[1] for line in ptx.splitlines() if not line.lstrip().startswith("//") and (found := EVENT.search(line))]
     pairs = zip(events, events[1:], strict=False)
     return sum(
-        arrival.startswith("mbarrier.arrive.shared") and not before.startswith(("bar.sync", "bar.warp.sync")) for before, arrival in pairs
+        arrival.startswith("mbarrier.arrive") and "expect_tx" not in arrival and not before.startswith(("bar.sync", "bar.warp.sync"))
+        for before, arrival in pairs
     )
 
 

@@ -1,7 +1,7 @@
 """How long work takes: medians and spread, the GPU's L2 cache flushed before each run, and works that take turns.
 
-A GPU's clock sinks as it warms. Where every work runs a little in each round, all of them see the same clock. And while one draws less
-power than others the clock rises, for whoever runs next: so the order changes from round to round.
+A GPU's clock sinks as it warms. Where every work runs a little in each round, all of them see the same clock. And a work that
+draws little power may leave a higher clock to whoever runs next: so that this is not always the same one, each round has another order.
 """
 
 import random

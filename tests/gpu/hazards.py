@@ -5,8 +5,8 @@ meet at a named barrier, and every warp reads its part. racecheck reports these 
 nothing but this statement). Hazards with both ends in that statement or in the kernel's head are counted and passed over.
 
 So is the number of the next job, which the carrier writes down and crafts read. A barrier in shared memory stands between, at which one
-thread arrives for its warpgroup, behind a barrier of the warpgroup's own; racecheck does not put the two together. Of a kernel that does
-nothing else, fifty times, and adds up the right numbers, it reports as much.
+thread arrives for its warpgroup, behind a barrier of the warpgroup's own; racecheck does not seem to join the two. A kernel that did
+nothing else, fifty times, was reported in the same way, and added up the right numbers.
 """
 
 import re

@@ -49,8 +49,11 @@ DECISIONS = {
     "one job after the other": Decision((("min(jobs, multiprocessors(query.device.index))", "jobs"),)),
     "bells at the keys' shelf": Decision(constants={128: dict(BELLS=False)}),
 }
-WAIT = "    place, parity = place_of(shared.ds_shelf, n)\n    mbarrier.wait(shared.ds_shelf.full.index(place), parity)\n"
-IN_STEP = (("    if FIRST:\n", WAIT + "    if FIRST:\n"),)  # in fused.py
+IN_STEP = (  # in fused.py: both crafts begin their products at the same time, and neither passes on a turn
+    ("    hear(TURN_BELLS + c, CRAFTS * CRAFT_THREADS)", "    hear(TURN_BELLS, CRAFTS * CRAFT_THREADS)"),
+    ("    ring(TURN_BELLS + (CRAFTS - 1 - c), CRAFTS * CRAFT_THREADS)", "    pass"),
+    ("    if c == 0:\n        take_turn(c)", "    take_turn(c)"),
+)
 EVENTS = ("k is there", "both issued", "q · kᵀ is done", "softmax is done", "p · v is done")
 STEPS = 12  # of a craft, whose clocks are kept
 TICK = '''
@@ -108,7 +111,7 @@ def edited(words, module=None):
 
 @functools.cache
 def in_step():
-    """hopper/backward.py where no craft is ahead: each waits for everybody's ds of a tile before it goes on."""
+    """hopper/backward.py whose crafts take no turns: they begin every step together."""
     from flashlab.kernels.hopper import backward, fused
 
     variant = edited(IN_STEP, fused)

@@ -21,7 +21,7 @@ CONFIGS = {  # by head dim: places for queries and as many for dO, for dQ, and r
 }
 WALKED = {64: 128, 128: 64}  # query rows of a tile by head dim
 DQ_PART = (64, 64)  # of a tile of dq: what one craft computes of it
-L2_BYTES = 2**25  # of queries, dO and the sum of dQ that programs which run together read and add to
+HEADS_TOGETHER = {64: 32, 128: 16}  # query heads: many, so that few programs wait for each other; and not so many that each reads alone
 BLOCK_M = 64  # not above WALKED: there is a turn for each tile of either
 ALIGNED = 4  # numbers of float32: the copy engine wants rows that begin at multiples of 16 bytes
 
@@ -73,7 +73,7 @@ def plan(query, key, value, grad_out, out, lse, grad_lse, spec, extras, tiles):
     (batch, heads, seqlen_q, head_dim), (_, heads_kv, seqlen_k, _) = query.shape, key.shape
     band, group = Band(*spec.band(seqlen_q, seqlen_k), seqlen_q, seqlen_k), heads // heads_kv
     mirrored = tuple(None if edge is None else -edge for edge in (band.highest, band.lowest))
-    together = max(1, L2_BYTES // (group * seqlen_q * head_dim * (2 * query.element_size() + 4)))
+    together = max(1, HEADS_TOGETHER[head_dim] // group)
     to_rows = Launch(
         rows_kernel, triton.cdiv(seqlen_q, BLOCK_M) * batch * heads, (seqlen_q, heads),
         dict(VALUE_DIM=head_dim, BLOCK_M=BLOCK_M, num_warps=4),

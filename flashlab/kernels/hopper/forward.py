@@ -17,6 +17,7 @@ from flashlab.kernels.hopper.workshop import (
     carry,
     describe,
     give_back,
+    give_back_all,
     pass_over,
     place_of,
     put_away,
@@ -163,6 +164,7 @@ def craft(c: gl.constexpr, shared, Out, Lse, jobs, band, scale, TOGETHER):
     ROWS: gl.constexpr = CRAFT_ROWS * shared.q_shelf.tiles.shape[0]
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
     number, done, passed = gl.program_id(0), 0, 0  # jobs done, and tiles that passed by
+    give_back_all(shared.k_shelf)
     while number < jobs:
         at, begin, end = job_of(number, Out, band, TOGETHER, ROWS, KEYS)
         attend(c, shared, Out, Lse, at, begin, end, done, passed, band, scale)

@@ -1,7 +1,9 @@
 """dK, dV and dQ in one kernel on Hopper (Dao 2023, Algorithm 2): a program owns keys and walks over the query rows that see them.
 
 It has ds of its keys, and multiplies it into dQ as well: five products a tile, where two kernels need seven. Every program adds its part of
-dQ to what others added, and a sum of float32 depends on their order in its last bits. So they take turns: the last keys first.
+dQ to what others added, and a sum of float32 depends on their order in its last bits. So they take turns: the first keys first.
+
+The two crafts of a program take turns as well: while one issues its products, the other computes exponentials.
 
 Scores are transposed here, keys down and queries across: then p and ds come out in registers as the next products want their left factor.
 """
@@ -18,16 +20,22 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
+    CRAFT_THREADS,
     CRAFTS,
+    WARP_THREADS,
     Place,
     Shelf,
     barriers,
-    carry,
+    bring,
     carry_owned,
     give_back,
+    give_back_all,
+    hear,
+    look_at,
     owned_for,
     place_of,
     put_away,
+    ring,
     sees,
     shelf_for,
     take,
@@ -37,6 +45,8 @@ from flashlab.kernels.hopper.workshop import (
 )  # fmt: skip
 from flashlab.kernels.tile import LN_2, LOG2_E
 
+TURN_BELLS = gl.constexpr(2)  # one of each craft; bells 0 and 1 are those of the queries' places
+DQ_BELLS = gl.constexpr(4)  # one of each place
 DS_PLACES = gl.constexpr(2)  # ds of the tile before lies there still when the next is put down
 
 
@@ -45,22 +55,46 @@ class Shared(NamedTuple):
 
     keys: Any  # Owned; at the end dk
     own_values: Any  # Owned; at the end dv
-    q_shelf: Any
-    do_shelf: Any
+    q_shelf: Any  # crafts ring when they give back
+    do_shelf: Any  # and with the queries they give back dO
     rows: Any  # [PLACES, 1, 1, 2, ROWS], beside the queries: lse in base 2 and delta of each row
-    ds_shelf: Any  # Shelf of [DS_PLACES, CRAFTS · CRAFT_ROWS, ROWS]: every craft puts down its keys' part, and reads that of all keys
-    dq_shelf: Any  # Shelf of [DQ_PLACES · CRAFTS, 1, 1, PART_ROWS, PART_COLUMNS]: every craft puts down its part of a tile of dq
+    ds: Any  # [DS_PLACES, CRAFTS · CRAFT_ROWS, ROWS]: every craft puts down its keys' part, and reads that of all keys
+    dq_shelf: Any  # Shelf of [DQ_PLACES · CRAFTS, 1, 1, PART_ROWS, PART_COLUMNS]: every craft puts down its part of a tile of dq, and rings
+
+
+class Walk(NamedTuple):
+    """A program's steps: over the tiles of query rows that see its keys, begin … end − 1, each in every head of its group."""
+
+    begin: Any
+    end: Any
+    group: Any  # how many heads
+    down: Any  # from the last tile to the first
 
 
 class Turn(NamedTuple):
-    """When a program adds to a tile of dq: after the one of the keys behind its own, if that meets the tile, walking over begin … end − 1.
+    """When a program adds to a tile of dq: after the one of the keys before its own, if that meets the tile, walking over begin … end − 1.
 
     That is enough. Where keys begin later, so do the rows that see them, and end: the programs that meet a tile are neighbours.
     """
 
-    number: Any  # of this program, counted from the last keys
+    number: Any  # of this program, counted from the first keys
     begin: Any
     end: Any
+
+
+@gluon.jit
+def steps_of(walk):
+    """How many there are."""
+    return walk.group * (walk.end - walk.begin)
+
+
+@gluon.jit
+def met_at(n, walk):
+    """(head of the group, tile) of step n."""
+    n, group = gl.to_tensor(n).to(gl.uint32), gl.to_tensor(walk.group).to(gl.uint32)  # signed, a remainder takes a few instructions more
+    passed = (n // group).to(gl.int32)
+    tile = walk.end - 1 - passed if walk.down else walk.begin + passed
+    return (n % group).to(gl.int32), tile
 
 
 @gluon.jit
@@ -80,11 +114,12 @@ def products(own, walked, SCORES: gl.constexpr):
 
 
 @gluon.jit
-def probabilities(scores, n, tile, rows, j, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr):
+def probabilities(scores, n, walk, rows, j, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr):
     """p of a tile of scores, from lse: [CRAFT_ROWS, ROWS]."""
     p = gl.exp2(scores * scale - row_numbers(rows, n, 0, SCORES)[None, :])
     if MASKED:
         ROWS: gl.constexpr = rows.shape[4]
+        _, tile = met_at(n, walk)
         i = tile * ROWS + gl.arange(0, ROWS, gl.SliceLayout(0, SCORES))
         p = gl.where(sees(i[None, :], j[:, None], band), p, 0.0)
     return p
@@ -97,13 +132,22 @@ def score_gradient(p, dp, n, rows, SCORES: gl.constexpr):
 
 
 @gluon.jit
-def share(c: gl.constexpr, ds, n, shelf):
-    """Craft c puts its part of ds of tile n, [CRAFT_ROWS, ROWS], where all crafts find it."""
-    place, _ = place_of(shelf, n)
-    wait_for_room(shelf, n)
-    shelf.tiles.index(place).slice(CRAFT_ROWS * c, CRAFT_ROWS).store(ds)
+def take_turn(c: gl.constexpr):
+    """Craft c waits until the other has passed it the turn: to put down ds, to read that of both, and to issue products first."""
+    hear(TURN_BELLS + c, CRAFTS * CRAFT_THREADS)
+
+
+@gluon.jit
+def pass_turn(c: gl.constexpr):
+    """The other craft's turn."""
+    ring(TURN_BELLS + (CRAFTS - 1 - c), CRAFTS * CRAFT_THREADS)
+
+
+@gluon.jit
+def share(c: gl.constexpr, ds, n, shared):
+    """Craft c puts its part of ds of tile n, [CRAFT_ROWS, ROWS], where the other finds it when it has its turn."""
+    shared.ds.index(n % DS_PLACES).slice(CRAFT_ROWS * c, CRAFT_ROWS).store(ds)
     fence_async_shared()
-    mbarrier.arrive(shelf.full.index(place), count=1)
 
 
 @constexpr_function
@@ -120,11 +164,9 @@ def row_gradient(c: gl.constexpr, n, shared):
     PART_ROWS: gl.constexpr = shared.dq_shelf.tiles.shape[3]
     PART_COLUMNS: gl.constexpr = shared.dq_shelf.tiles.shape[4]
     corner: gl.constexpr = corner_of(c, PART_ROWS, PART_COLUMNS, ROWS)
-    place, parity = place_of(shared.ds_shelf, n)
-    mbarrier.wait(shared.ds_shelf.full.index(place), parity)
     dq = gl.zeros([PART_ROWS, PART_COLUMNS], gl.float32, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PART_COLUMNS, 16]))
     for craft in gl.static_range(CRAFTS):
-        ds = shared.ds_shelf.tiles.index(place).slice(CRAFT_ROWS * craft, CRAFT_ROWS).permute((1, 0))  # [ROWS, CRAFT_ROWS]
+        ds = shared.ds.index(n % DS_PLACES).slice(CRAFT_ROWS * craft, CRAFT_ROWS).permute((1, 0))  # [ROWS, CRAFT_ROWS]
         keys = shared.keys.tiles.index(craft).reshape([CRAFT_ROWS, D]).slice(corner[1], PART_COLUMNS, dim=1)  # [CRAFT_ROWS, PART_COLUMNS]
         dq = warpgroup_mma(ds.slice(corner[0], PART_ROWS), keys, dq, use_acc=craft > 0, is_async=True)
     return dq
@@ -135,118 +177,140 @@ def put_down(c: gl.constexpr, dq, n, shared):
     """Craft c puts its part of dq of tile n where the sender finds it."""
     place, _ = place_of(shared.dq_shelf, n)
     part = shared.dq_shelf.tiles.index(CRAFTS * place + c)  # [1, 1, PART_ROWS, PART_COLUMNS]
-    give_back(shared.ds_shelf, n)
     wait_for_room(shared.dq_shelf, n)
     part.reshape([part.shape[2], part.shape[3]]).store(dq)
     fence_async_shared()
-    mbarrier.arrive(shared.dq_shelf.full.index(place), count=1)
+    ring(DQ_BELLS + place, CRAFTS * CRAFT_THREADS + WARP_THREADS)
+
+
+@gluon.jit
+def meet(
+    n, walk, scores, dp, do, dv, shared, j, band, scale,
+    MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
+):  # fmt: skip
+    """(ds, dv): tile n, whose products are on their way, is met. exp2 runs beside v · dOᵀ, and ds is computed beside p · dO."""
+    scores = warpgroup_mma_wait(1, deps=(scores,))
+    p = probabilities(scores, n, walk, shared.rows, j, band, scale, MASKED, SCORES)
+    dv = warpgroup_mma(gl.convert_layout(p.to(do.dtype), P), do, dv, is_async=True)  # [CRAFT_ROWS, D]
+    dp = warpgroup_mma_wait(1, deps=(dp,))
+    ds = score_gradient(p, dp, n, shared.rows, SCORES).to(do.dtype)
+    return ds, warpgroup_mma_wait(0, deps=(dv,))
 
 
 @gluon.jit
 def step(
-    c: gl.constexpr, n, tile, last, scores, dk, dv, k, v, shared, j, band, scale,
+    c: gl.constexpr, n, walk, ds, dk, dv, k, v, shared, j, band, scale,
     MASKED: gl.constexpr, FIRST: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
 ):  # fmt: skip
-    """Add what tile n gives to dk and dv, and put down dq of the tile before: by now the other crafts have most likely shared its ds.
-
-    The scores of tile n are there; those of the next are computed while dq is put down. exp2 runs beside v · dOᵀ, and ds beside p · dO.
-    """
-    do = take(shared.do_shelf, n)  # [ROWS, D]
-    dp = products(v, do, SCORES)
-    p = probabilities(scores, n, tile, shared.rows, j, band, scale, MASKED, SCORES)
-    dv = warpgroup_mma(gl.convert_layout(p.to(k.dtype), P), do, dv, is_async=True)  # [CRAFT_ROWS, D]
-    dp = warpgroup_mma_wait(1, deps=(dp,))
-    ds = score_gradient(p, dp, n, shared.rows, SCORES).to(k.dtype)
-    share(c, ds, n, shared.ds_shelf)
-    dk = warpgroup_mma(gl.convert_layout(ds, P), take(shared.q_shelf, n), dk, is_async=True)  # [CRAFT_ROWS, D]
+    """Tile n − 1 adds to dk, dq of tile n − 2 is put down, and tile n is met."""
+    take_turn(c)
+    dk = warpgroup_mma(gl.convert_layout(ds, P), look_at(shared.q_shelf, n - 1), dk, is_async=True)  # [CRAFT_ROWS, D]
+    share(c, ds, n - 1, shared)
     if FIRST:
-        dv, dk = warpgroup_mma_wait(0, deps=(dv, dk))
+        dk = warpgroup_mma_wait(0, deps=(dk,))
     else:
-        dq = row_gradient(c, n - 1, shared)
-        dv, dk = warpgroup_mma_wait(CRAFTS, deps=(dv, dk))  # but for dq's products, one for each craft's keys
-    give_back(shared.q_shelf, n)
-    give_back(shared.do_shelf, n)
-    scores = products(k, take(shared.q_shelf, gl.minimum(n + 1, last)), SCORES)  # after the last tile: once more its own, unused
+        dq = row_gradient(c, n - 2, shared)
+        dk = warpgroup_mma_wait(CRAFTS, deps=(dk,))  # but for dq's products, one for each craft's keys
+    give_back(shared.q_shelf, n - 1)
+    scores = products(k, take(shared.q_shelf, n), SCORES)
     if not FIRST:
         dq = warpgroup_mma_wait(1, deps=(dq,))
-        put_down(c, dq, n - 1, shared)
-    return warpgroup_mma_wait(0, deps=(scores,)), dk, dv
+        put_down(c, dq, n - 2, shared)
+    do = take(shared.do_shelf, n)  # [ROWS, D]
+    dp = products(v, do, SCORES)
+    pass_turn(c)
+    ds, dv = meet(n, walk, scores, dp, do, dv, shared, j, band, scale, MASKED, SCORES, P)
+    return ds, dk, dv
 
 
 @gluon.jit
-def craft(c: gl.constexpr, shared, GradK, GradV, at, bounds, band, scale, GROUP: gl.constexpr):
-    """Craft c owns CRAFT_ROWS keys and walks up the tiles that see any of the program's, once for each head of the group."""
+def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
+    """Craft c owns CRAFT_ROWS keys and walks over the tiles that see any of the program's. Between the edges nothing is hidden."""
     ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
     D: gl.constexpr = shared.q_shelf.tiles.shape[4]
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, ROWS, 16])
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     P: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)  # registers
-    begin, full_begin, full_end, end = bounds
-    last = GROUP * (end - begin) - 1
+    last = steps_of(walk) - 1
 
     j = at.start + CRAFT_ROWS * c + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
     dk, dv = gl.zeros([CRAFT_ROWS, D], gl.float32, ACC), gl.zeros([CRAFT_ROWS, D], gl.float32, ACC)
     k, v = take_owned(shared.keys, c), take_owned(shared.own_values, c)  # [CRAFT_ROWS, D]
-    scores = warpgroup_mma_wait(0, deps=(products(k, take(shared.q_shelf, 0), SCORES),))
-    scores, dk, dv = step(c, 0, begin, last, scores, dk, dv, k, v, shared, j, band, scale, True, True, SCORES, P)
-    start = begin + 1
-    for member in range(GROUP):
-        before = member * (end - begin) - begin  # tiles are counted over the whole group
-        for t in range(start, full_begin):
-            scores, dk, dv = step(c, t + before, t, last, scores, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
-        for t in range(gl.maximum(start, full_begin), full_end):
-            scores, dk, dv = step(c, t + before, t, last, scores, dk, dv, k, v, shared, j, band, scale, False, False, SCORES, P)
-        if band.lowest is not None:
-            for t in range(gl.maximum(start, full_end), end):
-                scores, dk, dv = step(c, t + before, t, last, scores, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
-        start = begin
-    dq = warpgroup_mma_wait(0, deps=(row_gradient(c, last, shared),))
-    put_down(c, dq, last, shared)
-    wait_for_room(shared.ds_shelf, last + DS_PLACES)  # all have given back the last ds: they have read the keys, which lie where dk goes
+    give_back_all(shared.q_shelf)
+    if c == 1:
+        pass_turn(c)
+    scores = products(k, take(shared.q_shelf, 0), SCORES)
+    do = take(shared.do_shelf, 0)
+    dp = products(v, do, SCORES)
+    ds, dv = meet(0, walk, scores, dp, do, dv, shared, j, band, scale, True, SCORES, P)
+    if last > 0:
+        ds, dk, dv = step(c, 1, walk, ds, dk, dv, k, v, shared, j, band, scale, True, True, SCORES, P)
+    if not walk.down or band.lowest is not None:
+        for n in range(2, edges[0]):
+            ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
+    for n in range(gl.maximum(2, edges[0]), edges[1]):
+        ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, band, scale, False, False, SCORES, P)
+    if walk.down or band.lowest is not None:
+        for n in range(gl.maximum(2, edges[1]), last + 1):
+            ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
+    take_turn(c)
+    dk = warpgroup_mma(gl.convert_layout(ds, P), look_at(shared.q_shelf, last), dk)
+    share(c, ds, last, shared)
+    give_back(shared.q_shelf, last)
+    if last > 0:
+        put_down(c, warpgroup_mma_wait(0, deps=(row_gradient(c, last - 1, shared),)), last - 1, shared)
+    pass_turn(c)
+    take_turn(c)
+    put_down(c, warpgroup_mma_wait(0, deps=(row_gradient(c, last, shared),)), last, shared)
+    pass_turn(c)
+    if c == 0:
+        take_turn(c)  # all have read the keys, which lie where dk goes
     put_away(GradK, dk * (scale * LN_2), shared.keys, c, at)  # scale is that of base 2
     put_away(GradV, dv, shared.own_values, c, at)
     tma.store_wait(0)
 
 
 @gluon.jit
-def carrier(shared, Q, K, V, GradOut, Rows, at, begin, end, GROUP: gl.constexpr):
-    """The keys and values once, then every tile of queries with its row numbers, and of dO, of each head of the group."""
+def carrier(shared, Q, K, V, GradOut, Rows, at, walk):
+    """The keys and values once, then at every step a tile of queries with its row numbers, and of dO."""
     ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
     carry_owned(shared.keys, K, at)
     carry_owned(shared.own_values, V, at)
-    for n in range(GROUP * (end - begin)):
-        head, tile = at.head * GROUP + n // (end - begin), begin + n % (end - begin)
+    for n in range(steps_of(walk)):
+        wait_for_room(shared.q_shelf, n)
+        member, tile = met_at(n, walk)
+        head, row = at.head * walk.group + member, tile * ROWS
         place, _ = place_of(shared.q_shelf, n)
         full = shared.q_shelf.full.index(place)
-        wait_for_room(shared.q_shelf, n)
         mbarrier.expect(full, Q.block_type.nbytes + Rows.block_type.nbytes)
-        tma.async_copy_global_to_shared(Q, [at.batch, head, tile * ROWS, 0], full, shared.q_shelf.tiles.index(place))
-        tma.async_copy_global_to_shared(Rows, [at.batch, head, 0, tile * ROWS], full, shared.rows.index(place))
-        carry(shared.do_shelf, n, GradOut, at.batch, head, tile * ROWS)
+        tma.async_copy_global_to_shared(Q, [at.batch, head, row, 0], full, shared.q_shelf.tiles.index(place))
+        tma.async_copy_global_to_shared(Rows, [at.batch, head, 0, row], full, shared.rows.index(place))
+        bring(shared.do_shelf, n, GradOut, at.batch, head, row)
+    for n in range(steps_of(walk), steps_of(walk) + shared.q_shelf.full.shape[0]):  # crafts ring to the end: it waits until they have
+        wait_for_room(shared.q_shelf, n)
 
 
 @gluon.jit
-def sender(shared, GradQ, Turns, at, begin, end, turn, GROUP: gl.constexpr):
+def sender(shared, GradQ, Turns, at, walk, turn):
     """Every tile of dq goes out, once all crafts have put down their parts; with Turns, when it is this program's turn."""
     ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
-    tiles, last = gl.cdiv(GradQ.shape[2], ROWS), GROUP * (end - begin) - 1
+    tiles, last = gl.cdiv(GradQ.shape[2], ROWS), steps_of(walk) - 1
     if Turns is not None:
-        turns = Turns + (at.batch * GradQ.shape[1] + at.head * GROUP) * tiles
-        seen = whose_turn(turns + begin)
+        turns = Turns + (at.batch * GradQ.shape[1] + at.head * walk.group) * tiles
+        seen = whose_turn(turns, 0, walk, tiles)
     for n in range(last + 1):
-        member, tile = n // (end - begin), begin + n % (end - begin)
-        place, parity = place_of(shared.dq_shelf, n)
-        mbarrier.wait(shared.dq_shelf.full.index(place), parity)
+        member, tile = met_at(n, walk)
+        place, _ = place_of(shared.dq_shelf, n)
+        hear(DQ_BELLS + place, CRAFTS * CRAFT_THREADS + WARP_THREADS)
         if Turns is not None:
             mine = gl.where((turn.begin <= tile) & (tile < turn.end), turn.number, 0)
             while seen < mine:
-                seen = whose_turn(turns + member * tiles + tile)
+                seen = whose_turn(turns, n, walk, tiles)
             see_what_others_added()
         for c in gl.static_range(CRAFTS):
-            send(c, place, tile, at.head * GROUP + member, shared, GradQ, at)
+            send(c, place, tile, at.head * walk.group + member, shared, GradQ, at)
         if Turns is not None:  # of the next tile, while this one is on its way
-            following = gl.minimum(n + 1, last)
-            seen = whose_turn(turns + following // (end - begin) * tiles + begin + following % (end - begin))
+            seen = whose_turn(turns, gl.minimum(n + 1, last), walk, tiles)
         tma.store_wait(0)  # it has been read, so there is room; added it is later
         mbarrier.arrive(shared.dq_shelf.empty.index(place), count=1)
         if Turns is not None:
@@ -270,9 +334,10 @@ def add_to_global(described, coord, tile, _semantic=None):
 
 
 @gluon.jit
-def whose_turn(turn):
-    """The number of the program whose turn it is at a tile; what those before it added is there."""
-    return gl.atomic_add(turn, 0, sem="acquire", scope="gpu")
+def whose_turn(turns, n, walk, tiles):
+    """The number of the program whose turn it is at the tile of step n; what those before it added is there."""
+    member, tile = met_at(n, walk)
+    return gl.atomic_add(turns + member * tiles + tile, 0, sem="acquire", scope="gpu")
 
 
 @gluon.jit
@@ -289,10 +354,10 @@ def wait_until_added():
 
 
 @gluon.jit
-def owned_keys(K, TOGETHER, LAST_FIRST: gl.constexpr):
+def owned_keys(K, TOGETHER):
     """The Place of a program. Heads go TOGETHER, so that their rows stay in the L2 cache.
 
-    The first keys first: under a causal mask the most rows see them. But who waits for others must have a number after theirs, since a GPU
+    The first keys first: under a causal mask the most rows see them. And who waits for others has a number after theirs, as it must: a GPU
     starts programs in the order of their numbers.
     """
     heads, tiles = K.shape[1], gl.cdiv(K.shape[2], CRAFT_ROWS * CRAFTS)
@@ -300,10 +365,8 @@ def owned_keys(K, TOGETHER, LAST_FIRST: gl.constexpr):
     first = program // (tiles * TOGETHER) * TOGETHER
     together = gl.minimum(TOGETHER, K.shape[0] * heads - first)
     within = program - first * tiles
-    plane, tile = first + within % together, within // together
-    if LAST_FIRST:
-        tile = tiles - 1 - tile
-    return Place(plane // heads, plane % heads, tile * (CRAFT_ROWS * CRAFTS))
+    plane = first + within % together
+    return Place(plane // heads, plane % heads, within // together * (CRAFT_ROWS * CRAFTS))
 
 
 @gluon.jit
@@ -323,39 +386,38 @@ def fused_kernel(
     """
     OWNED: gl.constexpr = CRAFT_ROWS * CRAFTS
     ROWS: gl.constexpr = Q.block_type.shape[2]
-    at = owned_keys(K, TOGETHER, Turns is not None)
+    at = owned_keys(K, TOGETHER)
     begin, full_begin, full_end, end = rows_in_sight(at.start, band, mirrored, ROWS)
-    begin_behind, _, _, end_behind = rows_in_sight(at.start + OWNED, band, mirrored, ROWS)
-    turn = Turn(gl.cdiv(K.shape[2], OWNED) - 1 - at.start // OWNED, begin_behind, end_behind)
     # A key past the end has scores of 0, whose exponentials may be infinite, and dQ would add up infinity times 0: all tiles are masked.
     past_the_end = at.start + OWNED > band.seqlen_k
-    bounds = begin, gl.where(past_the_end, end, full_begin), gl.where(past_the_end, end, full_end), end
+    full_begin, full_end = gl.where(past_the_end, end, full_begin), gl.where(past_the_end, end, full_end)
+    walk = Walk(begin, end, GROUP, Turns is not None)
+    if walk.down:
+        edges = GROUP * (end - full_end), GROUP * (end - full_begin)
+    else:
+        edges = GROUP * (full_begin - begin), GROUP * (full_end - begin)
+    begin_before, _, _, end_before = rows_in_sight(at.start - OWNED, band, mirrored, ROWS)
+    turn = Turn(at.start // OWNED, begin_before, end_before)
     shared = Shared(
-        owned_for(K, CRAFTS), owned_for(V, CRAFTS), shelf_for(Q, PLACES, CRAFTS), shelf_for(GradOut, PLACES, CRAFTS),
+        owned_for(K, CRAFTS), owned_for(V, CRAFTS), shelf_for(Q, PLACES, CRAFTS, True), shelf_for(GradOut, PLACES, CRAFTS),
         gl.allocate_shared_memory(gl.float32, [PLACES] + Rows.block_type.shape, Rows.layout),
-        ds_shelf_for(K.dtype, ROWS), dq_shelf_for(GradQ, DQ_PLACES),
+        gl.allocate_shared_memory(K.dtype, [DS_PLACES, CRAFTS * CRAFT_ROWS, ROWS], gl.NVMMASharedLayout(128, 16, rank=2)),
+        dq_shelf_for(GradQ, DQ_PLACES),
     )  # fmt: skip
     scale *= LOG2_E
     gl.warp_specialize(
         [
-            (craft, (0, shared, GradK, GradV, at, bounds, band, scale, GROUP)),
-            (craft, (1, shared, GradK, GradV, at, bounds, band, scale, GROUP)),
-            (carrier, (shared, Q, K, V, GradOut, Rows, at, begin, end, GROUP)),
-            (sender, (shared, GradQ, Turns, at, begin, end, turn, GROUP)),
+            (craft, (0, shared, GradK, GradV, at, walk, edges, band, scale)),
+            (craft, (1, shared, GradK, GradV, at, walk, edges, band, scale)),
+            (carrier, (shared, Q, K, V, GradOut, Rows, at, walk)),
+            (sender, (shared, GradQ, Turns, at, walk, turn)),
         ],
         [4, 1, 1], [REGISTERS, CARRIER_REGISTERS, CARRIER_REGISTERS],
     )  # fmt: skip
 
 
 @gluon.jit
-def ds_shelf_for(dtype: gl.constexpr, ROWS: gl.constexpr):
-    """An empty shelf which crafts fill themselves, all of them each place."""
-    tiles = gl.allocate_shared_memory(dtype, [DS_PLACES, CRAFTS * CRAFT_ROWS, ROWS], gl.NVMMASharedLayout(128, 16, rank=2))
-    return Shelf(tiles, barriers(DS_PLACES, CRAFTS), barriers(DS_PLACES, CRAFTS), 0)
-
-
-@gluon.jit
 def dq_shelf_for(GradQ, PLACES: gl.constexpr):
-    """An empty shelf which crafts fill, all of them each place, and the sender empties."""
+    """An empty shelf which crafts fill, all of them each place, and ring; the sender empties it."""
     tiles = gl.allocate_shared_memory(gl.float32, [PLACES * CRAFTS] + GradQ.block_type.shape, GradQ.layout)
-    return Shelf(tiles, barriers(PLACES, CRAFTS), barriers(PLACES, 1), 0)
+    return Shelf(tiles, 0, barriers(PLACES, 1), 0)

@@ -17,7 +17,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 CRAFT_ROWS = gl.constexpr(64)  # what one warpgroup multiplies at a time
 CRAFTS = gl.constexpr(2)  # in the backward pass
 CRAFT_THREADS = gl.constexpr(128)
-CARRIER_THREADS = gl.constexpr(32)
+WARP_THREADS = gl.constexpr(32)  # of the carrier, or the sender
 FIRST_BELL = gl.constexpr(8)  # of the GPU's sixteen; Triton itself uses the first few
 CARRIER_REGISTERS = gl.constexpr(24)  # of a thread: the fewest there are; what it leaves goes to the crafts
 GLUON_TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16, torch.float32: gl.float32}
@@ -51,7 +51,7 @@ class Shelf(NamedTuple):
     """Places for tiles that come and go."""
 
     tiles: Any  # [PLACES, 1, 1, rows, columns] of those that the copy engine fills
-    full: Any  # barriers, [PLACES, 1]
+    full: Any  # barriers, [PLACES, 1]; 0: who waits for it hears of it otherwise
     empty: Any
     ringers: Any  # 0; or so many threads ring a bell of each place, or wait for it, and `empty` is not used
 
@@ -80,8 +80,7 @@ def owned_for(described, CRAFTS: gl.constexpr):
 def shelf_for(described, PLACES: gl.constexpr, CRAFTS: gl.constexpr, BELLS: gl.constexpr = False):
     """An empty shelf for tiles of a descriptor: the copy engine fills it, and all crafts empty each place."""
     tiles = gl.allocate_shared_memory(described.dtype, [PLACES] + described.block_type.shape, described.layout)
-    RINGERS: gl.constexpr = CRAFTS * CRAFT_THREADS + CARRIER_THREADS if BELLS else 0
-    return Shelf(tiles, barriers(PLACES, 1), barriers(PLACES, CRAFTS), RINGERS)
+    return Shelf(tiles, barriers(PLACES, 1), barriers(PLACES, CRAFTS), CRAFTS * CRAFT_THREADS + WARP_THREADS if BELLS else 0)
 
 
 @gluon.jit
@@ -119,7 +118,7 @@ def take_owned(owned, craft: gl.constexpr):
 @gluon.jit
 def place_of(shelf, n):
     """(place, parity of the round) of tile n of a walk: tiles take places in turn, round after round."""
-    PLACES: gl.constexpr = shelf.full.shape[0]
+    PLACES: gl.constexpr = shelf.empty.shape[0]
     n = gl.to_tensor(n).to(gl.uint32)  # signed, a remainder takes a few instructions more
     return (n % PLACES).to(gl.int32), (n // PLACES & 1).to(gl.int32)
 
@@ -130,15 +129,21 @@ def wait_for_room(shelf, n):
     place, parity = place_of(shelf, n)
     if shelf.ringers == 0:
         mbarrier.wait(shelf.empty.index(place), parity ^ 1)
-    elif n >= shelf.full.shape[0]:
-        at_bell("bar.sync $1, $2; // $0", place, shelf.ringers)
+    else:
+        hear(place, shelf.ringers)
 
 
 @gluon.jit
 def carry(shelf, n, described, batch, head, row):
-    """The carrier brings tile n of a walk: the rows from `row` on."""
-    place, _ = place_of(shelf, n)
+    """The carrier brings tile n of a walk, as soon as there is room: the rows from `row` on."""
     wait_for_room(shelf, n)
+    bring(shelf, n, described, batch, head, row)
+
+
+@gluon.jit
+def bring(shelf, n, described, batch, head, row):
+    """There is room, and the copy engine is told to bring the tile."""
+    place, _ = place_of(shelf, n)
     mbarrier.expect(shelf.full.index(place), described.block_type.nbytes)
     tma.async_copy_global_to_shared(described, [batch, head, row, 0], shelf.full.index(place), shelf.tiles.index(place))
 
@@ -146,9 +151,16 @@ def carry(shelf, n, described, batch, head, row):
 @gluon.jit
 def take(shelf, n):
     """Tile n of a walk, as soon as it is there: [rows, columns] of shared memory."""
-    ROWS: gl.constexpr = shelf.tiles.shape[3]
     place, parity = place_of(shelf, n)
     mbarrier.wait(shelf.full.index(place), parity)
+    return look_at(shelf, n)
+
+
+@gluon.jit
+def look_at(shelf, n):
+    """Tile n of a walk, which has been taken."""
+    ROWS: gl.constexpr = shelf.tiles.shape[3]
+    place, _ = place_of(shelf, n)
     return shelf.tiles.index(place).reshape([ROWS, shelf.tiles.shape[4]])
 
 
@@ -159,16 +171,37 @@ def give_back(shelf, n):
     if shelf.ringers == 0:
         mbarrier.arrive(shelf.empty.index(place), count=1)
     else:
-        at_bell("bar.arrive $1, $2; // $0", place, shelf.ringers)
+        ring(place, shelf.ringers)
 
 
 @gluon.jit
-def at_bell(what: gl.constexpr, place, ringers):
-    """Ring the bell of a place, or wait until all have rung it: a barrier that the GPU has beside those in shared memory.
+def give_back_all(shelf):
+    """A craft rings for all places before the first tile comes: a new barrier counts as one that all have given back, a bell does not."""
+    PLACES: gl.constexpr = shelf.empty.shape[0]
+    if shelf.ringers != 0:
+        for place in gl.static_range(PLACES):
+            ring(place, shelf.ringers)
 
-    Before a craft arrives at one of those, Triton makes its warps wait for each other. Who rings goes on.
+
+@gluon.jit
+def ring(bell, ringers):
+    """Ring a bell, one of a few barriers that the GPU has beside those in shared memory, and go on.
+
+    Before a craft arrives at one of those, Triton makes its warps wait for each other.
     """
-    gl.inline_asm_elementwise(what, "=r,r,r", [FIRST_BELL + place, gl.to_tensor(ringers)], dtype=gl.int32, is_pure=False, pack=1)
+    at_bell("bar.arrive $1, $2; // $0", bell, ringers)
+
+
+@gluon.jit
+def hear(bell, ringers):
+    """Wait until all have rung it. Who waits is one of the `ringers`, all their threads together."""
+    at_bell("bar.sync $1, $2; // $0", bell, ringers)
+
+
+@gluon.jit
+def at_bell(what: gl.constexpr, bell, ringers):
+    bell, ringers = FIRST_BELL + gl.to_tensor(bell), gl.to_tensor(ringers)
+    gl.inline_asm_elementwise(what, "=r,r,r", [bell, ringers], dtype=gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit

@@ -48,7 +48,7 @@ BY_HAND = """
 import sys
 from tests.compiling import SHARED_LIMIT, compile_by_hand
 
-FUSED = {64: 216, 128: 80}  # bytes, by head dim: addresses, mostly
+FUSED = {64: 272, 128: 144}  # bytes, by head dim: most in tiles at an edge, a few addresses in others
 for *what, compiled in compile_by_hand(sys.argv[3] == "everything"):
     assert compiled.shared <= SHARED_LIMIT["sm_90"] * 1024, (*what, compiled)
     assert compiled.spilled <= (FUSED[what[1]] if compiled.kernel == "fused" else int(sys.argv[2])), (*what, compiled)

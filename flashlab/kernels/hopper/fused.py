@@ -10,34 +10,32 @@ Scores are transposed here, keys down and queries across: then p and ds come out
 
 from typing import Any, NamedTuple
 
-from triton import constexpr_function
-from triton._C.libtriton import ir
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language._core import builtin
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
+from flashlab.kernels.hopper.sender import Turn, corner_of, dq_shelf_for, put_down, sender
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
     CRAFT_THREADS,
     CRAFTS,
-    WARP_THREADS,
     Place,
-    Shelf,
-    barriers,
+    Walk,
     bring,
     carry_owned,
     give_back,
     give_back_all,
     hear,
     look_at,
+    met_at,
     owned_for,
     place_of,
     put_away,
     ring,
     sees,
     shelf_for,
+    steps_of,
     take,
     take_owned,
     tiles_in_sight,
@@ -46,7 +44,6 @@ from flashlab.kernels.hopper.workshop import (
 from flashlab.kernels.tile import LN_2, LOG2_E
 
 TURN_BELLS = gl.constexpr(2)  # one of each craft; bells 0 and 1 are those of the queries' places
-DQ_BELLS = gl.constexpr(4)  # one of each place
 DS_PLACES = gl.constexpr(2)  # ds of the tile before lies there still when the next is put down
 
 
@@ -60,41 +57,6 @@ class Shared(NamedTuple):
     rows: Any  # [PLACES, 1, 1, 2, ROWS], beside the queries: lse in base 2 and delta of each row
     ds: Any  # [DS_PLACES, CRAFTS · CRAFT_ROWS, ROWS]: every craft puts down its keys' part, and reads that of all keys
     dq_shelf: Any  # Shelf of [DQ_PLACES · CRAFTS, 1, 1, PART_ROWS, PART_COLUMNS]: every craft puts down its part of a tile of dq, and rings
-
-
-class Walk(NamedTuple):
-    """A program's steps: over the tiles of query rows that see its keys, begin … end − 1, each in every head of its group."""
-
-    begin: Any
-    end: Any
-    group: Any  # how many heads
-    down: Any  # from the last tile to the first
-
-
-class Turn(NamedTuple):
-    """When a program adds to a tile of dq: after the one of the keys before its own, if that meets the tile, walking over begin … end − 1.
-
-    That is enough. Where keys begin later, so do the rows that see them, and end: the programs that meet a tile are neighbours.
-    """
-
-    number: Any  # of this program, counted from the first keys
-    begin: Any
-    end: Any
-
-
-@gluon.jit
-def steps_of(walk):
-    """How many there are."""
-    return walk.group * (walk.end - walk.begin)
-
-
-@gluon.jit
-def met_at(n, walk):
-    """(head of the group, tile) of step n."""
-    n, group = gl.to_tensor(n).to(gl.uint32), gl.to_tensor(walk.group).to(gl.uint32)  # signed, a remainder takes a few instructions more
-    passed = (n // group).to(gl.int32)
-    tile = walk.end - 1 - passed if walk.down else walk.begin + passed
-    return (n % group).to(gl.int32), tile
 
 
 @gluon.jit
@@ -150,12 +112,6 @@ def share(c: gl.constexpr, ds, n, shared):
     fence_async_shared()
 
 
-@constexpr_function
-def corner_of(c, part_rows, part_columns, rows):
-    """(row, column) where craft c's part of a tile of dq begins: crafts share the rows of a tile, or its columns."""
-    return (c * part_rows, 0) if part_rows < rows else (0, c * part_columns)
-
-
 @gluon.jit
 def row_gradient(c: gl.constexpr, n, shared):
     """Issue dsᵀ · k of tile n, one product for each craft's keys: craft c's part of dq, [PART_ROWS, PART_COLUMNS]."""
@@ -170,17 +126,6 @@ def row_gradient(c: gl.constexpr, n, shared):
         keys = shared.keys.tiles.index(craft).reshape([CRAFT_ROWS, D]).slice(corner[1], PART_COLUMNS, dim=1)  # [CRAFT_ROWS, PART_COLUMNS]
         dq = warpgroup_mma(ds.slice(corner[0], PART_ROWS), keys, dq, use_acc=craft > 0, is_async=True)
     return dq
-
-
-@gluon.jit
-def put_down(c: gl.constexpr, dq, n, shared):
-    """Craft c puts its part of dq of tile n where the sender finds it."""
-    place, _ = place_of(shared.dq_shelf, n)
-    part = shared.dq_shelf.tiles.index(CRAFTS * place + c)  # [1, 1, PART_ROWS, PART_COLUMNS]
-    wait_for_room(shared.dq_shelf, n)
-    part.reshape([part.shape[2], part.shape[3]]).store(dq)
-    fence_async_shared()
-    ring(DQ_BELLS + place, CRAFTS * CRAFT_THREADS + WARP_THREADS)
 
 
 @gluon.jit
@@ -291,69 +236,6 @@ def carrier(shared, Q, K, V, GradOut, Rows, at, walk):
 
 
 @gluon.jit
-def sender(shared, GradQ, Turns, at, walk, turn):
-    """Every tile of dq goes out, once all crafts have put down their parts; with Turns, when it is this program's turn."""
-    ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
-    tiles, last = gl.cdiv(GradQ.shape[2], ROWS), steps_of(walk) - 1
-    if Turns is not None:
-        turns = Turns + (at.batch * GradQ.shape[1] + at.head * walk.group) * tiles
-        seen = whose_turn(turns, 0, walk, tiles)
-    for n in range(last + 1):
-        member, tile = met_at(n, walk)
-        place, _ = place_of(shared.dq_shelf, n)
-        hear(DQ_BELLS + place, CRAFTS * CRAFT_THREADS + WARP_THREADS)
-        if Turns is not None:
-            mine = gl.where((turn.begin <= tile) & (tile < turn.end), turn.number, 0)
-            while seen < mine:
-                seen = whose_turn(turns, n, walk, tiles)
-            see_what_others_added()
-        for c in gl.static_range(CRAFTS):
-            send(c, place, tile, at.head * walk.group + member, shared, GradQ, at)
-        if Turns is not None:  # of the next tile, while this one is on its way
-            seen = whose_turn(turns, gl.minimum(n + 1, last), walk, tiles)
-        tma.store_wait(0)  # it has been read, so there is room; added it is later
-        mbarrier.arrive(shared.dq_shelf.empty.index(place), count=1)
-        if Turns is not None:
-            wait_until_added()
-            gl.atomic_xchg(turns + member * tiles + tile, turn.number + 1, sem="release", scope="gpu")
-
-
-@gluon.jit
-def send(c: gl.constexpr, place, tile, head, shared, GradQ, at):
-    """Craft c's part of a tile of dq goes out, and is added there."""
-    ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
-    corner: gl.constexpr = corner_of(c, GradQ.block_type.shape[2], GradQ.block_type.shape[3], ROWS)
-    add_to_global(GradQ, [at.batch, head, tile * ROWS + corner[0], corner[1]], shared.dq_shelf.tiles.index(CRAFTS * place + c))
-
-
-@builtin
-def add_to_global(described, coord, tile, _semantic=None):
-    """The copy engine adds a tile of shared memory to what lies in global memory. (Gluon has no name for it before Triton 3.8.)"""
-    coord = _semantic._convert_to_ir_values(coord, require_i64=False)
-    _semantic.builder.create_async_tma_reduce(ir.DESCRIPTOR_REDUCE_KIND.ADD, described.handle, coord, tile.handle)
-
-
-@gluon.jit
-def whose_turn(turns, n, walk, tiles):
-    """The number of the program whose turn it is at the tile of step n; what those before it added is there."""
-    member, tile = met_at(n, walk)
-    return gl.atomic_add(turns + member * tiles + tile, 0, sem="acquire", scope="gpu")
-
-
-@gluon.jit
-def see_what_others_added():
-    """What a thread has seen in global memory comes before what the copy engine does there from now on."""
-    gl.inline_asm_elementwise("fence.proxy.async.global; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def wait_until_added():
-    """What the copy engine adds is there, not only read; all threads of the sender's warp know it, since one of them told the engine."""
-    ALL_HERE: gl.constexpr = "cp.async.bulk.wait_group 0; bar.warp.sync 0xffffffff; // $0"
-    gl.inline_asm_elementwise(ALL_HERE, "=r", [], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
 def owned_keys(K, TOGETHER):
     """The Place of a program. Heads go TOGETHER, so that their rows stay in the L2 cache.
 
@@ -384,6 +266,7 @@ def fused_kernel(
 
     Turns: for each tile of dq the number of the program whose turn it is, at first 0; None: they add as they come by.
     """
+    gl.static_assert(PLACES == TURN_BELLS and DQ_PLACES <= 4, "bells are numbered for two places; with one, crafts would wait for ever")
     OWNED: gl.constexpr = CRAFT_ROWS * CRAFTS
     ROWS: gl.constexpr = Q.block_type.shape[2]
     at = owned_keys(K, TOGETHER)
@@ -414,10 +297,3 @@ def fused_kernel(
         ],
         [4, 1, 1], [REGISTERS, CARRIER_REGISTERS, CARRIER_REGISTERS],
     )  # fmt: skip
-
-
-@gluon.jit
-def dq_shelf_for(GradQ, PLACES: gl.constexpr):
-    """An empty shelf which crafts fill, all of them each place, and ring; the sender empties it."""
-    tiles = gl.allocate_shared_memory(gl.float32, [PLACES * CRAFTS] + GradQ.block_type.shape, GradQ.layout)
-    return Shelf(tiles, 0, barriers(PLACES, 1), 0)

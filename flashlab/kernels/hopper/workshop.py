@@ -56,6 +56,15 @@ class Shelf(NamedTuple):
     ringers: Any  # 0; or so many threads ring a bell of each place, or wait for it, and `empty` is not used
 
 
+class Walk(NamedTuple):
+    """A program's steps: over the tiles of query rows that see its keys, begin … end − 1, each in every head of its group."""
+
+    begin: Any
+    end: Any
+    group: Any  # how many heads
+    down: Any  # from the last tile to the first
+
+
 def describe(x, tile):
     """A descriptor by which the copy engine brings tiles of a head, (rows, columns), or takes them away."""
     return TensorDescriptor.from_tensor(x, [1, 1, *tile], _layout(*tile, x.dtype))
@@ -241,6 +250,21 @@ def tiles_in_sight(start, length, lowest, highest, OWN: gl.constexpr, OTHER: gl.
     end = gl.maximum(begin + 1, gl.cdiv(gl.maximum(0, end), OTHER))
     full_begin = gl.minimum(gl.maximum(full_begin, begin), end)
     return begin, full_begin, gl.minimum(gl.maximum(full_end, full_begin), end), end
+
+
+@gluon.jit
+def steps_of(walk):
+    """How many there are."""
+    return walk.group * (walk.end - walk.begin)
+
+
+@gluon.jit
+def met_at(n, walk):
+    """(head of the group, tile) of step n."""
+    n, group = gl.to_tensor(n).to(gl.uint32), gl.to_tensor(walk.group).to(gl.uint32)  # signed, a remainder takes a few instructions more
+    passed = (n // group).to(gl.int32)
+    tile = walk.end - 1 - passed if walk.down else walk.begin + passed
+    return (n % group).to(gl.int32), tile
 
 
 @gluon.jit

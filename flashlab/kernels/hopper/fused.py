@@ -3,7 +3,8 @@
 It has ds of its keys, and multiplies it into dQ as well: five products a tile, where two kernels need seven. Every program adds its part of
 dQ to what others added, and a sum of float32 depends on their order in its last bits. So they take turns: the first keys first.
 
-The two crafts of a program take turns as well: while one issues its products, the other computes exponentials.
+The two crafts of a program take turns as well: while one issues its products, the other computes exponentials. (Tile n is what is met at
+step n: a tile of rows in one head of the group.)
 
 Scores are transposed here, keys down and queries across: then p and ds come out in registers as the next products want their left factor.
 """
@@ -95,7 +96,7 @@ def score_gradient(p, dp, n, rows, SCORES: gl.constexpr):
 
 @gluon.jit
 def take_turn(c: gl.constexpr):
-    """Craft c waits until the other has passed it the turn: to put down ds, to read that of both, and to issue products first."""
+    """Craft c waits for its turn: to put down ds of a tile, to read both crafts' of the tile before, and to multiply."""
     hear(TURN_BELLS + c, CRAFTS * CRAFT_THREADS)
 
 
@@ -147,7 +148,7 @@ def step(
     c: gl.constexpr, n, walk, ds, dk, dv, k, v, shared, j, band, scale,
     MASKED: gl.constexpr, FIRST: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
 ):  # fmt: skip
-    """Tile n − 1 adds to dk, dq of tile n − 2 is put down, and tile n is met."""
+    """In its turn a craft adds tile n − 1 to dk, puts down dq of tile n − 2, and issues products of tile n. Then it meets that."""
     take_turn(c)
     dk = warpgroup_mma(gl.convert_layout(ds, P), look_at(shared.q_shelf, n - 1), dk, is_async=True)  # [CRAFT_ROWS, D]
     share(c, ds, n - 1, shared)
@@ -183,14 +184,14 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
     k, v = take_owned(shared.keys, c), take_owned(shared.own_values, c)  # [CRAFT_ROWS, D]
     give_back_all(shared.q_shelf)
     if c == 1:
-        pass_turn(c)
+        pass_turn(c)  # craft 0 is first
     scores = products(k, take(shared.q_shelf, 0), SCORES)
     do = take(shared.do_shelf, 0)
     dp = products(v, do, SCORES)
     ds, dv = meet(0, walk, scores, dp, do, dv, shared, j, band, scale, True, SCORES, P)
     if last > 0:
         ds, dk, dv = step(c, 1, walk, ds, dk, dv, k, v, shared, j, band, scale, True, True, SCORES, P)
-    if not walk.down or band.lowest is not None:
+    if not walk.down or band.lowest is not None:  # else no mask can reach these
         for n in range(2, edges[0]):
             ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
     for n in range(gl.maximum(2, edges[0]), edges[1]):
@@ -205,7 +206,7 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
     if last > 0:
         put_down(c, warpgroup_mma_wait(0, deps=(row_gradient(c, last - 1, shared),)), last - 1, shared)
     pass_turn(c)
-    take_turn(c)
+    take_turn(c)  # once more: now the other's ds of the last tile is there, too
     put_down(c, warpgroup_mma_wait(0, deps=(row_gradient(c, last, shared),)), last, shared)
     pass_turn(c)
     if c == 0:

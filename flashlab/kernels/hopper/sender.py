@@ -30,14 +30,14 @@ DQ_BELLS = gl.constexpr(4)  # one of each place
 
 
 class Turn(NamedTuple):
-    """When a program adds to a tile of dq: after the one of the keys before its own, if that meets the tile, walking over begin … end − 1.
+    """When a program adds to a tile of dq: after the one of the keys before its own, if that meets the tile.
 
     That is enough. Where keys begin later, so do the rows that see them, and end: the programs that meet a tile are neighbours.
     """
 
     number: Any  # of this program, counted from the first keys
-    begin: Any
-    end: Any
+    begin_before: Any  # the one before meets the tiles begin_before … end_before − 1
+    end_before: Any
 
 
 @gluon.jit
@@ -77,8 +77,8 @@ def sender(shared, GradQ, Turns, at, walk, turn):
         place, _ = place_of(shared.dq_shelf, n)
         hear(DQ_BELLS + place, CRAFTS * CRAFT_THREADS + WARP_THREADS)
         if Turns is not None:
-            mine = gl.where((turn.begin <= tile) & (tile < turn.end), turn.number, 0)
-            while seen < mine:
+            awaited = gl.where((turn.begin_before <= tile) & (tile < turn.end_before), turn.number, 0)
+            while seen < awaited:
                 seen = whose_turn(turns, n, walk, tiles)
             see_what_others_added()
         for c in gl.static_range(CRAFTS):

@@ -238,7 +238,7 @@ def carrier(shared, Q, K, V, GradOut, Rows, at, walk):
 
 @gluon.jit
 def owned_keys(K, TOGETHER):
-    """The Place of a program. Heads go TOGETHER, so that their rows stay in the L2 cache.
+    """The Place of a program. Heads go TOGETHER: then few programs of one head start at once, and wait for each other.
 
     The first keys first: under a causal mask the most rows see them. And who waits for others has a number after theirs, as it must: a GPU
     starts programs in the order of their numbers.

@@ -258,6 +258,21 @@ def rows_in_sight(start, band, mirrored, ROWS: gl.constexpr):
     return tiles_in_sight(start, gl.cdiv(band.seqlen_q, ROWS) * ROWS, mirrored[0], mirrored[1], CRAFT_ROWS * CRAFTS, ROWS)
 
 
+@gluon.jit
+def walk_of(start, band, mirrored, GROUP: gl.constexpr, DOWN: gl.constexpr, ROWS: gl.constexpr):
+    """(Walk, edges, Turn) of the owner of the keys from `start` on. Steps edges[0] … edges[1] − 1 need no mask."""
+    OWNED: gl.constexpr = CRAFT_ROWS * CRAFTS
+    begin, full_begin, full_end, end = rows_in_sight(start, band, mirrored, ROWS)
+    # A key past the end has scores of 0, whose exponentials may be infinite, and dQ would add up infinity times 0: all tiles are masked.
+    past_the_end = start + OWNED > band.seqlen_k
+    full_begin, full_end = gl.where(past_the_end, end, full_begin), gl.where(past_the_end, end, full_end)
+    edges = (end - full_end, end - full_begin) if DOWN else (full_begin - begin, full_end - begin)
+    edges = GROUP * edges[0], GROUP * edges[1]
+    begin_before, _, _, end_before = rows_in_sight(start - OWNED, band, mirrored, ROWS)
+    turn = Turn(start // OWNED, begin_before, end_before)
+    return Walk(begin, end, GROUP, DOWN), edges, turn
+
+
 @gluon.jit(do_not_specialize=["scale", "band", "mirrored", "TOGETHER"])  # every length would be compiled anew
 def fused_kernel(
     Q, K, V, GradOut, Rows, GradQ, Turns, GradK, GradV, scale, band, mirrored, TOGETHER,
@@ -268,20 +283,9 @@ def fused_kernel(
     Turns: for each tile of dq the number of the program whose turn it is, at first 0; None: they add as they come by.
     """
     gl.static_assert(PLACES == TURN_BELLS and DQ_PLACES <= 4, "bells are numbered for two places; with one, crafts would wait for ever")
-    OWNED: gl.constexpr = CRAFT_ROWS * CRAFTS
     ROWS: gl.constexpr = Q.block_type.shape[2]
     at = owned_keys(K, TOGETHER)
-    begin, full_begin, full_end, end = rows_in_sight(at.start, band, mirrored, ROWS)
-    # A key past the end has scores of 0, whose exponentials may be infinite, and dQ would add up infinity times 0: all tiles are masked.
-    past_the_end = at.start + OWNED > band.seqlen_k
-    full_begin, full_end = gl.where(past_the_end, end, full_begin), gl.where(past_the_end, end, full_end)
-    walk = Walk(begin, end, GROUP, Turns is not None)
-    if walk.down:
-        edges = GROUP * (end - full_end), GROUP * (end - full_begin)
-    else:
-        edges = GROUP * (full_begin - begin), GROUP * (full_end - begin)
-    begin_before, _, _, end_before = rows_in_sight(at.start - OWNED, band, mirrored, ROWS)
-    turn = Turn(at.start // OWNED, begin_before, end_before)
+    walk, edges, turn = walk_of(at.start, band, mirrored, GROUP, Turns is not None, ROWS)
     shared = Shared(
         owned_for(K, CRAFTS), owned_for(V, CRAFTS), shelf_for(Q, PLACES, CRAFTS, True), shelf_for(GradOut, PLACES, CRAFTS),
         gl.allocate_shared_memory(gl.float32, [PLACES] + Rows.block_type.shape, Rows.layout),

@@ -48,10 +48,11 @@ BY_HAND = """
 import sys
 from tests.compiling import SHARED_LIMIT, compile_by_hand
 
-FUSED = {64: 272, 128: 144}  # bytes, by head dim: most in tiles at an edge, a few addresses in others
+FUSED = {(64, True): 128, (64, False): 272, (128, True): 24, (128, False): 144}  # bytes, by head dim and whether all pairs are seen
 for *what, compiled in compile_by_hand(sys.argv[3] == "everything"):
     assert compiled.shared <= SHARED_LIMIT["sm_90"] * 1024, (*what, compiled)
-    assert compiled.spilled <= (FUSED[what[1]] if compiled.kernel == "fused" else int(sys.argv[2])), (*what, compiled)
+    most = FUSED[what[1], what[2].startswith("full")] if compiled.kernel == "fused" else int(sys.argv[2])
+    assert compiled.spilled <= most, (*what, compiled)
     assert not compiled.unwritten and not compiled.alone and compiled.tensor_core_products > 0, (*what, compiled)
     print("compiled", *what, compiled)
 """
@@ -121,7 +122,7 @@ def test_decoding_compiles_fits_and_keeps_its_registers(target, what):
 @pytest.mark.parametrize("what", ["one", pytest.param("everything", marks=pytest.mark.long)])
 def test_what_is_scheduled_by_hand_compiles_and_nothing_waits_in_line(what, tmp_path):
     """ptxas tells in notes that are hidden otherwise where it lets each product wait for the one before: C7510 and what follows."""
-    lines = compile_all("sm_90", what, BY_HAND, spill_limit=64, TRITON_DUMP_PTXAS_LOG="1", TRITON_CACHE_DIR=str(tmp_path))
+    lines = compile_all("sm_90", what, BY_HAND, spill_limit=0, TRITON_DUMP_PTXAS_LOG="1", TRITON_CACHE_DIR=str(tmp_path))
     kernels = 2 * 3  # forward, and backward in turns and in any order, of two head dims
     assert sum(line.startswith("compiled") for line in lines) == (2 if what == "everything" else 1) * 3 * kernels
     assert any("ptxas info" in line for line in lines) and not any("C75" in line for line in lines)

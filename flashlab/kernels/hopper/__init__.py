@@ -15,7 +15,8 @@
 Every other call takes the portable kernels. `why_not` is this table as code: nothing is tried and caught.
 
 A backward pass sums dQ in any order with `deterministic=False`. Both ways are taken from lengths on where no call that was timed, causal or
-full, was slower than with the portable kernels. Windows and grouped heads follow the same rule, and were not timed.
+full, was slower than with the portable kernels: backward that was the kernel before its crafts took turns. Windows and grouped heads follow
+the same rule, and were not timed.
 """
 
 import functools

@@ -209,6 +209,7 @@ def hear(bell, ringers):
 
 @gluon.jit
 def at_bell(what: gl.constexpr, bell, ringers):
+    """An instruction at a bell, on which so many threads meet."""
     bell, ringers = FIRST_BELL + gl.to_tensor(bell), gl.to_tensor(ringers)
     gl.inline_asm_elementwise(what, "=r,r,r", [bell, ringers], dtype=gl.int32, is_pure=False, pack=1)
 

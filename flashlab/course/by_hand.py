@@ -52,7 +52,6 @@ DECISIONS = {
 IN_STEP = (  # in fused.py: both crafts begin their products at the same time, and neither passes on a turn
     ("    hear(TURN_BELLS + c, CRAFTS * CRAFT_THREADS)", "    hear(TURN_BELLS, CRAFTS * CRAFT_THREADS)"),
     ("    ring(TURN_BELLS + (CRAFTS - 1 - c), CRAFTS * CRAFT_THREADS)", "    pass"),
-    ("    if c == 0:\n        take_turn(c)", "    take_turn(c)"),
 )
 EVENTS = ("k is there", "both issued", "q · kᵀ is done", "softmax is done", "p · v is done")
 STEPS = 12  # of a craft, whose clocks are kept

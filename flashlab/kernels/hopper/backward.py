@@ -15,10 +15,7 @@ from flashlab.spec import NO_EXTRAS
 
 OWN = CRAFT_ROWS.value  # keys of a craft
 OWNED = OWN * CRAFTS.value  # and of a program
-CONFIGS = {  # by head dim: places for queries and as many for dO, for dQ, and registers of the crafts' threads
-    64: dict(PLACES=2, DQ_PLACES=1, REGISTERS=240),
-    128: dict(PLACES=2, DQ_PLACES=2, REGISTERS=240),
-}
+CONFIG = dict(PLACES=2, DQ_PLACES=2, REGISTERS=240)  # places for queries and as many for dO, for dQ, and registers of the crafts' threads
 WALKED = {64: 128, 128: 64}  # query rows of a tile by head dim
 DQ_PART = (64, 64)  # of a tile of dq: what one craft computes of it
 HEADS_TOGETHER = {64: 32, 128: 16}  # query heads: many, so that few programs wait for each other; and not so many that each reads alone
@@ -81,7 +78,7 @@ def plan(query, key, value, grad_out, out, lse, grad_lse, spec, extras, tiles):
     own, walked, numbers = (OWN, head_dim), (WALKED[head_dim], head_dim), (2, WALKED[head_dim])
     to_all = Launch(
         fused_kernel, triton.cdiv(seqlen_k, OWNED) * batch * heads_kv, (spec.scale, band, mirrored, together),
-        dict(GROUP=group, **CONFIGS[head_dim], num_warps=4), lambda x: x,
+        dict(GROUP=group, **CONFIG, num_warps=4), lambda x: x,
         {0: walked, 1: own, 2: own, 3: walked, 4: numbers, 5: DQ_PART, 7: own, 8: own}, describe,
     )  # fmt: skip
     return to_rows, to_all

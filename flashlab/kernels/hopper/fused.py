@@ -108,9 +108,8 @@ def pass_turn(c: gl.constexpr):
 
 @gluon.jit
 def share(c: gl.constexpr, ds, n, shared):
-    """Craft c puts its part of ds of tile n, [CRAFT_ROWS, ROWS], where the other finds it when it has its turn."""
+    """Craft c puts its part of ds of tile n, [CRAFT_ROWS, ROWS], where the other finds it when it has its turn. A fence must follow."""
     shared.ds.index(n % DS_PLACES).slice(CRAFT_ROWS * c, CRAFT_ROWS).store(ds)
-    fence_async_shared()
 
 
 @gluon.jit
@@ -150,8 +149,9 @@ def step(
 ):  # fmt: skip
     """In its turn a craft adds tile n − 1 to dk, puts down dq of tile n − 2, and issues products of tile n. Then it meets that."""
     take_turn(c)
+    share(c, ds, n - 1, shared)  # first: the registers of a product's left factor are not to be touched before it is done
     dk = warpgroup_mma(gl.convert_layout(ds, P), look_at(shared.q_shelf, n - 1), dk, is_async=True)  # [CRAFT_ROWS, D]
-    share(c, ds, n - 1, shared)
+    fence_async_shared()
     if FIRST:
         dk = warpgroup_mma_wait(0, deps=(dk,))
     else:
@@ -181,10 +181,10 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
 
     j = at.start + CRAFT_ROWS * c + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
     dk, dv = gl.zeros([CRAFT_ROWS, D], gl.float32, ACC), gl.zeros([CRAFT_ROWS, D], gl.float32, ACC)
-    k, v = take_owned(shared.keys, c), take_owned(shared.own_values, c)  # [CRAFT_ROWS, D]
     give_back_all(shared.q_shelf)
     if c == 1:
         pass_turn(c)  # craft 0 is first
+    k, v = take_owned(shared.keys, c), take_owned(shared.own_values, c)  # [CRAFT_ROWS, D]
     scores = products(k, take(shared.q_shelf, 0), SCORES)
     do = take(shared.do_shelf, 0)
     dp = products(v, do, SCORES)
@@ -200,8 +200,9 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
         for n in range(gl.maximum(2, edges[1]), last + 1):
             ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
     take_turn(c)
-    dk = warpgroup_mma(gl.convert_layout(ds, P), look_at(shared.q_shelf, last), dk)
     share(c, ds, last, shared)
+    fence_async_shared()
+    dk = warpgroup_mma(gl.convert_layout(ds, P), look_at(shared.q_shelf, last), dk)
     give_back(shared.q_shelf, last)
     if last > 0:
         put_down(c, warpgroup_mma_wait(0, deps=(row_gradient(c, last - 1, shared),)), last - 1, shared)
@@ -209,8 +210,9 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
     take_turn(c)  # once more: now the other's ds of the last tile is there, too
     put_down(c, warpgroup_mma_wait(0, deps=(row_gradient(c, last, shared),)), last, shared)
     pass_turn(c)
+    take_turn(c)  # all warps of both have read the keys, which lie where dk goes
     if c == 0:
-        take_turn(c)  # all have read the keys, which lie where dk goes
+        pass_turn(c)
     put_away(GradK, dk * (scale * LN_2), shared.keys, c, at)  # scale is that of base 2
     put_away(GradV, dv, shared.own_values, c, at)
     tma.store_wait(0)

@@ -207,8 +207,8 @@ def power(seqlen=16384, head_dim=128, seconds=3.0):
 PEERS = ("cuDNN in torch", "flash-attn 4")  # who has kernels for Hopper as well
 
 
-def beside(seqlen, head_dim, is_causal):
-    """{"forward" and "backward": {name: milliseconds}} of kernels by hand, portable ones and PEERS, all in one run."""
+def works_beside(seqlen, head_dim, is_causal):
+    """{"forward" and "backward": {name: function}} of kernels by hand, portable ones and PEERS, seen to compute the same."""
     from flashlab.kernels import backward as portable_backward
     from flashlab.kernels import forward as portable_forward
     from flashlab.kernels.hopper import backward, forward
@@ -240,7 +240,18 @@ def beside(seqlen, head_dim, is_causal):
             for right, found in zip(truth, work(), strict=False):  # some give more than out, or than gradients
                 if right.shape != found.shape or not (right - found).abs().max() < 0.02 * max(1, right.abs().max()):
                     raise RuntimeError(f"{name!r} computes something else.")
+    return works
+
+
+def beside(seqlen, head_dim, is_causal):
+    """{"forward" and "backward": {name: milliseconds}} of these works, all in one run."""
+    works = works_beside(seqlen, head_dim, is_causal)
     return {way: {name: times.median for name, times in interleaved(named, "cuda").items()} for way, named in works.items()}
+
+
+def peer_versions():
+    """{peer: version} of those that are installed."""
+    return {peer.name: peer.version for peer in peers.found()[0] if peer.name in PEERS}
 
 
 SIZES = [(seqlen, head_dim, is_causal) for head_dim in (64, 128) for is_causal in (False, True) for seqlen in (4096, 16384)]
@@ -251,15 +262,16 @@ def measure():
     """All that the lesson's record holds."""
     rows = []
     for seqlen, head_dim, is_causal in SIZES:
-        rows.append(_size(seqlen, head_dim, is_causal) | dict(ms=prices(seqlen, head_dim, is_causal)))
+        rows.append(size_row(seqlen, head_dim, is_causal) | dict(ms=prices(seqlen, head_dim, is_causal)))
     overlap = "softmax beside its own p · v"
     return dict(
         prices=rows, events=EVENTS, clocks={"as it is": clocks(None), f"without {overlap}": clocks(overlap)}, power=power(),
-        beside=[_size(*size) | beside(*size) for size in BESIDE], peers={x.name: x.version for x in peers.found()[0] if x.name in PEERS},
+        beside=[size_row(*size) | beside(*size) for size in BESIDE], peers=peer_versions(),
     )  # fmt: skip
 
 
-def _size(seqlen, head_dim, is_causal):
+def size_row(seqlen, head_dim, is_causal):
+    """What a record says of a call's size."""
     flops = TOKENS // seqlen * (WIDTH // head_dim) * attention_flops(seqlen, seqlen, head_dim, is_causal=is_causal)
     return dict(seqlen=seqlen, head_dim=head_dim, attention="causal" if is_causal else "full", flops=flops)
 

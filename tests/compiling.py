@@ -46,6 +46,7 @@ class Compiled:
     spilled: int  # bytes a thread keeps in slow memory because registers ran out
     unwritten: tuple  # instructions that read a register which nothing has written: a fault of the assembler
     alone: int  # arrivals at a barrier in shared memory by a thread that has not met its warps just before
+    idle: int  # barriers in shared memory that are made, and nobody uses
     tensor_core_products: int  # instructions
     scalar_products: int  # dots that are computed on ordinary registers
 
@@ -155,7 +156,7 @@ def _usage(compiled):
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
         found = [int(re.search(rf"\.{name}:\s+(\d+)", text).group(1)) for name in ("vgpr_count", "vgpr_spill_count")]
-        return found[0], 4 * found[1], (), 0, text.count("v_mfma"), scalar
+        return found[0], 4 * found[1], (), 0, 0, text.count("v_mfma"), scalar
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -164,7 +165,8 @@ def _usage(compiled):
         text = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     registers, local, stack = (int(re.search(rf"{name}:(\d+)", text).group(1)) for name in ("REG", "LOCAL", "STACK"))
     products = len(re.findall(r"\bH(?:G)?MMA\b", text))
-    return registers, local + stack, tuple(unwritten_registers(text)), arrivals_alone(compiled.asm["ptx"]), products, scalar
+    barriers = arrivals_alone(compiled.asm["ptx"]), idle_barriers(compiled.asm["ttgir"])
+    return registers, local + stack, tuple(unwritten_registers(text)), *barriers, products, scalar
 
 
 # What orders memory, or reads and writes it.
@@ -182,6 +184,16 @@ def arrivals_alone(ptx):
         arrival.startswith("mbarrier.arrive") and "expect_tx" not in arrival and not before.startswith(("bar.sync", "bar.warp.sync"))
         for before, arrival in pairs
     )
+
+
+def idle_barriers(ttgir):
+    """How many rooms for barriers no other warps are given, in a kernel whose warps have different work.
+
+    Their memory goes to whatever is allocated later. Where programs shared a GPU, and it turned to another, what lay there was damaged.
+    """
+    rooms = re.findall(r"(%\S+) = ttg\.local_alloc .*xi64, ", ttgir)
+    given = " ".join(re.findall(r"ttg\.warp_specialize\((.*?)\)", ttgir)).replace(",", " ").split()
+    return len(set(rooms) - set(given)) if given else 0
 
 
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?((\S+)\s+([^;]*?))\s*;")

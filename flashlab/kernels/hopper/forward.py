@@ -11,8 +11,11 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
+    CRAFT_THREADS,
+    WARP_THREADS,
     Band,
     Place,
+    Shelf,
     barriers,
     carry,
     describe,
@@ -22,9 +25,8 @@ from flashlab.kernels.hopper.workshop import (
     place_of,
     put_away,
     sees,
-    shelf_for,
-    shelf_of_one,
     take,
+    tiles_for,
     tiles_in_sight,
     wait_for_room,
 )  # fmt: skip
@@ -256,8 +258,16 @@ def forward_kernel(
     Taken: how many have been taken, after everybody's first; at first 0.
     """
     shared = Shared(
-        shelf_for(Q, CRAFTS, 1), shelf_for(K, PLACES, CRAFTS, BELLS), shelf_for(V, PLACES, CRAFTS),
-        shelf_of_one(gl.int32, CRAFTS), barriers(CRAFTS, 1) if TURNS else None,
+        Shelf(tiles_for(Q, CRAFTS), barriers(CRAFTS, 1), barriers(CRAFTS, 1), None),
+        Shelf(
+            tiles_for(K, PLACES), barriers(PLACES, 1), None if BELLS else barriers(PLACES, CRAFTS),
+            CRAFTS * CRAFT_THREADS + WARP_THREADS,
+        ),
+        Shelf(tiles_for(V, PLACES), barriers(PLACES, 1), barriers(PLACES, CRAFTS), None),
+        Shelf(
+            gl.allocate_shared_memory(gl.int32, [1, 1], gl.SwizzledSharedLayout(1, 1, 1, [0])), barriers(1, 1), barriers(1, CRAFTS), None,
+        ),
+        barriers(CRAFTS, 1) if TURNS else None,
     )  # fmt: skip
     scale *= LOG2_E
     if CRAFTS == 2:

@@ -15,14 +15,17 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from flashlab.kernels.hopper.sender import Turn, corner_of, dq_shelf_for, put_down, sender
+from flashlab.kernels.hopper.sender import Turn, corner_of, put_down, sender
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
     CRAFT_THREADS,
     CRAFTS,
+    WARP_THREADS,
     Place,
+    Shelf,
     Walk,
+    barriers,
     bring,
     carry_owned,
     give_back,
@@ -35,10 +38,10 @@ from flashlab.kernels.hopper.workshop import (
     put_away,
     ring,
     sees,
-    shelf_for,
     steps_of,
     take,
     take_owned,
+    tiles_for,
     tiles_in_sight,
     wait_for_room,
 )  # fmt: skip
@@ -289,10 +292,12 @@ def fused_kernel(
     at = owned_keys(K, TOGETHER)
     walk, edges, turn = walk_of(at.start, band, mirrored, GROUP, Turns is not None, ROWS)
     shared = Shared(
-        owned_for(K, CRAFTS), owned_for(V, CRAFTS), shelf_for(Q, PLACES, CRAFTS, True), shelf_for(GradOut, PLACES, CRAFTS),
+        owned_for(K, CRAFTS), owned_for(V, CRAFTS),
+        Shelf(tiles_for(Q, PLACES), barriers(PLACES, 1), None, CRAFTS * CRAFT_THREADS + WARP_THREADS),
+        Shelf(tiles_for(GradOut, PLACES), barriers(PLACES, 1), None, None),
         gl.allocate_shared_memory(gl.float32, [PLACES] + Rows.block_type.shape, Rows.layout),
         gl.allocate_shared_memory(K.dtype, [DS_PLACES, CRAFTS * CRAFT_ROWS, ROWS], gl.NVMMASharedLayout(128, 16, rank=2)),
-        dq_shelf_for(GradQ, DQ_PLACES),
+        Shelf(tiles_for(GradQ, DQ_PLACES * CRAFTS), None, barriers(DQ_PLACES, 1), None),
     )  # fmt: skip
     scale *= LOG2_E
     gl.warp_specialize(

@@ -16,8 +16,6 @@ from flashlab.kernels.hopper.workshop import (
     CRAFT_THREADS,
     CRAFTS,
     WARP_THREADS,
-    Shelf,
-    barriers,
     hear,
     met_at,
     place_of,
@@ -38,13 +36,6 @@ class Turn(NamedTuple):
     number: Any  # of this program, counted from the first keys
     begin_before: Any  # the one before meets the tiles begin_before … end_before − 1
     end_before: Any
-
-
-@gluon.jit
-def dq_shelf_for(GradQ, PLACES: gl.constexpr):
-    """An empty shelf which crafts fill, all of them each place, and ring; the sender empties it."""
-    tiles = gl.allocate_shared_memory(gl.float32, [PLACES * CRAFTS] + GradQ.block_type.shape, GradQ.layout)
-    return Shelf(tiles, 0, barriers(PLACES, 1), 0)
 
 
 @constexpr_function

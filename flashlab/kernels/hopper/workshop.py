@@ -51,9 +51,9 @@ class Shelf(NamedTuple):
     """Places for tiles that come and go."""
 
     tiles: Any  # [PLACES, 1, 1, rows, columns] of those that the copy engine fills
-    full: Any  # barriers, [PLACES, 1]; 0: who waits for it hears of it otherwise
-    empty: Any
-    ringers: Any  # 0; or so many threads ring a bell of each place, or wait for it, and `empty` is not used
+    full: Any  # barriers, [PLACES, 1], at which whoever fills a place arrives; None: who waits for it hears of it otherwise
+    empty: Any  # and those who empty it; None: they ring a bell of each place instead, or empty it with another shelf's
+    ringers: Any  # so many threads ring that bell, or wait for it
 
 
 class Walk(NamedTuple):
@@ -79,28 +79,23 @@ def _layout(rows, columns, dtype):
 @gluon.jit
 def owned_for(described, CRAFTS: gl.constexpr):
     """Room for tiles of a descriptor, one for each craft."""
-    tiles = gl.allocate_shared_memory(described.dtype, [CRAFTS] + described.block_type.shape, described.layout)
     full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     mbarrier.init(full, count=1)
-    return Owned(tiles, full)
+    return Owned(tiles_for(described, CRAFTS), full)
 
 
 @gluon.jit
-def shelf_for(described, PLACES: gl.constexpr, CRAFTS: gl.constexpr, BELLS: gl.constexpr = False):
-    """An empty shelf for tiles of a descriptor: the copy engine fills it, and all crafts empty each place."""
-    tiles = gl.allocate_shared_memory(described.dtype, [PLACES] + described.block_type.shape, described.layout)
-    return Shelf(tiles, barriers(PLACES, 1), barriers(PLACES, CRAFTS), CRAFTS * CRAFT_THREADS + WARP_THREADS if BELLS else 0)
-
-
-@gluon.jit
-def shelf_of_one(dtype: gl.constexpr, CRAFTS: gl.constexpr):
-    """An empty shelf with one place, for a number of the carrier's that all crafts read."""
-    return Shelf(gl.allocate_shared_memory(dtype, [1, 1], gl.SwizzledSharedLayout(1, 1, 1, [0])), barriers(1, 1), barriers(1, CRAFTS), 0)
+def tiles_for(described, PLACES: gl.constexpr):
+    """Room for tiles of a descriptor."""
+    return gl.allocate_shared_memory(described.dtype, [PLACES] + described.block_type.shape, described.layout)
 
 
 @gluon.jit
 def barriers(PLACES: gl.constexpr, count: gl.constexpr):
-    """A barrier for each place, at which `count` arrive."""
+    """A barrier for each place, at which `count` arrive.
+
+    Someone has to wait there. The compiler gives away the memory of a barrier that is not used, but for the GPU there still is one.
+    """
     found = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
     for place in gl.static_range(PLACES):
         mbarrier.init(found.index(place), count=count)
@@ -127,7 +122,7 @@ def take_owned(owned, craft: gl.constexpr):
 @gluon.jit
 def place_of(shelf, n):
     """(place, parity of the round) of tile n of a walk: tiles take places in turn, round after round."""
-    PLACES: gl.constexpr = shelf.empty.shape[0]
+    PLACES: gl.constexpr = shelf.empty.shape[0] if shelf.full is None else shelf.full.shape[0]
     n = gl.to_tensor(n).to(gl.uint32)  # signed, a remainder takes a few instructions more
     return (n % PLACES).to(gl.int32), (n // PLACES & 1).to(gl.int32)
 
@@ -136,7 +131,7 @@ def place_of(shelf, n):
 def wait_for_room(shelf, n):
     """Whoever fills the place of tile n of a walk waits until it is empty: all crafts have given back what lay there."""
     place, parity = place_of(shelf, n)
-    if shelf.ringers == 0:
+    if shelf.empty is not None:
         mbarrier.wait(shelf.empty.index(place), parity ^ 1)
     else:
         hear(place, shelf.ringers)
@@ -177,7 +172,7 @@ def look_at(shelf, n):
 def give_back(shelf, n):
     """A craft needs tile n no more."""
     place, _ = place_of(shelf, n)
-    if shelf.ringers == 0:
+    if shelf.empty is not None:
         mbarrier.arrive(shelf.empty.index(place), count=1)
     else:
         ring(place, shelf.ringers)
@@ -186,8 +181,8 @@ def give_back(shelf, n):
 @gluon.jit
 def give_back_all(shelf):
     """A craft rings for all places before the first tile comes: a new barrier counts as one that all have given back, a bell does not."""
-    PLACES: gl.constexpr = shelf.empty.shape[0]
-    if shelf.ringers != 0:
+    PLACES: gl.constexpr = shelf.full.shape[0]
+    if shelf.empty is None:
         for place in gl.static_range(PLACES):
             ring(place, shelf.ringers)
 

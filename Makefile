@@ -61,6 +61,7 @@ bench: $(DEV)
 experiments: $(DEV)
 	$(PYTHON) -m flashlab.course.experiments
 	$(PYTHON) -m flashlab.course.by_hand
+	$(PYTHON) -m flashlab.course.counters
 
 figures: $(DEV)
 	$(PYTHON) tools/readme_figure.py

@@ -32,6 +32,12 @@ def by_hand(machine="nvidia-h200"):
     return json.loads(_place(f"by-hand-{machine}.json").read_text(encoding="utf-8"))
 
 
+@functools.cache
+def counters(machine="nvidia-h200"):
+    """The record of what keeps a multiprocessor busy in the kernels of lesson 15, on this machine."""
+    return json.loads(_place(f"counters-{machine}.json").read_text(encoding="utf-8"))
+
+
 def _place(name):
     """In the project's `benchmarks/`, or the copy in an installed flashlab."""
     places = [folder / "benchmarks" / name for folder in (PACKAGE.parent, PACKAGE)]

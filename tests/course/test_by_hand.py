@@ -138,6 +138,59 @@ def test_all_beside_each_other_are_seen_to_compute_the_same(monkeypatch):
         by_hand.beside(64, 128, is_causal=True)
 
 
+COUNTED = """==PROF== Connected to process 7
+==PROF== Disconnected
+"ID","Kernel Name",{metrics}
+"","",{units}
+"0","next_work_kernel",{nothing}
+"1","rows_kernel","10","20","30","1,000"
+"2","fused_kernel","40.5","50","60","2,000"
+"3","next_work_kernel",{nothing}
+"4","forward_kernel","70","80","90","500"
+"""
+
+
+def report(metrics):
+    words = dict(metrics=metrics, units=[""] * 4, nothing="0001")
+    return COUNTED.format(**{name: ",".join(f'"{word}"' for word in row) for name, row in words.items()})
+
+
+def test_of_the_kernels_of_a_work_the_longest_is_counted():
+    pytest.importorskip("triton")
+    from flashlab.course import counters
+
+    metrics = [*counters.COUNTERS.values(), counters.DURATION]
+    found = counters.longest_kernels(report(metrics))
+    assert found == [dict(zip(counters.COUNTERS, values, strict=True)) for values in ((40.5, 50, 60), (70, 80, 90))]
+    with pytest.raises(ValueError, match="has no " + counters.DURATION):
+        counters.longest_kernels(report([*metrics[:-1], "another"]))
+
+
+def test_without_ncu_or_leave_to_count_it_says_so(monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    from flashlab.course import counters
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="none on this machine"):
+        counters.measure()
+    refuses = tmp_path / "ncu"
+    refuses.write_text("#!/bin/sh\necho '==ERROR== ERR_NVGPUCTRPERM: no permission' >&2\nexit 1\n")
+    refuses.chmod(0o755)
+    with pytest.raises(RuntimeError, match="ERR_NVGPUCTRPERM"):
+        counters.measure()
+
+
+def test_the_record_of_counters_has_what_the_lesson_shows():
+    pytest.importorskip("triton")
+    from flashlab.course import counters
+
+    works = records.counters()["works"]
+    assert {(row["seqlen"], row["head_dim"], row["attention"] == "causal") for row in works} == set(counters.SIZES)
+    names = {(row["head_dim"], row["way"], row["name"]) for row in works}
+    assert len(names) == len(works) == 2 * (4 + 5)
+    assert all(0 < busy <= 100 for row in works for busy in row["busy"].values())
+
+
 def test_the_record_has_what_the_lesson_shows():
     from flashlab.course.by_hand import BESIDE, DECISIONS, EVENTS, PEERS, SIZES, STEPS
 

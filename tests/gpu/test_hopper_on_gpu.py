@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -227,13 +228,12 @@ while True:
 @pytest.fixture
 def busy_gpu():
     """Two other programs keep the GPU busy: it turns from one to the other in the midst of a kernel."""
-    others = [subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) for _ in range(2)]
-    for other in others:
-        assert other.stdout.readline() == b"busy\n"
-    yield
-    for other in others:
-        other.kill()
-        other.communicate()
+    with ExitStack() as others:
+        for _ in range(2):
+            other = others.enter_context(subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE))
+            others.callback(other.kill)
+            assert other.stdout.readline() == b"busy\n"
+        yield
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

@@ -227,7 +227,7 @@ while True:
 
 @pytest.fixture
 def busy_gpu():
-    """Two other programs keep the GPU busy: it turns from one to the other in the midst of a kernel."""
+    """Two other processes keep the GPU busy: it turns from one to the other in the midst of a kernel."""
     with ExitStack() as others:
         for _ in range(2):
             other = others.enter_context(subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE))
@@ -238,7 +238,7 @@ def busy_gpu():
 
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_where_programs_share_the_gpu_bits_are_the_same(head_dim, deterministic, busy_gpu, at_any_length):
+def test_where_processes_share_the_gpu_bits_are_the_same(head_dim, deterministic, busy_gpu, at_any_length):
     query, key, value, grad_out = (torch.randn(1, 2, 24_000, head_dim, dtype=torch.bfloat16, device="cuda") for _ in range(4))
     leaves, first = [x.requires_grad_() for x in (query, key, value)], None
     for _ in range(30):

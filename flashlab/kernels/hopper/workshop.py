@@ -94,7 +94,8 @@ def tiles_for(described, PLACES: gl.constexpr):
 def barriers(PLACES: gl.constexpr, count: gl.constexpr):
     """A barrier for each place, at which `count` arrive.
 
-    Someone has to wait there. The compiler gives away the memory of a barrier that is not used, but for the GPU there still is one.
+    Someone has to wait there. The compiler gives away the memory of a barrier that is not used, but for the GPU there still is one:
+    what came to lie there was damaged where processes share a GPU.
     """
     found = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
     for place in gl.static_range(PLACES):

@@ -213,7 +213,7 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
     take_turn(c)  # once more: now the other's ds of the last tile is there, too
     put_down(c, warpgroup_mma_wait(0, deps=(row_gradient(c, last, shared),)), last, shared)
     pass_turn(c)
-    take_turn(c)  # all warps of both have read the keys, which lie where dk goes
+    take_turn(c)  # all warps have read the keys, those of the other craft and those of this one: dk goes where they lie
     if c == 0:
         pass_turn(c)
     put_away(GradK, dk * (scale * LN_2), shared.keys, c, at)  # scale is that of base 2

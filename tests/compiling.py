@@ -189,7 +189,7 @@ def arrivals_alone(ptx):
 def idle_barriers(ttgir):
     """How many rooms for barriers no other warps are given, in a kernel whose warps have different work.
 
-    Their memory goes to whatever is allocated later. Where processes shared a GPU, and it turned to another, what lay there was damaged.
+    Their memory goes to whatever is allocated later, and likely for that reason what lay there was damaged where processes shared a GPU.
     """
     rooms = re.findall(r"(%\S+) = ttg\.local_alloc .*xi64, ", ttgir)
     given = " ".join(re.findall(r"ttg\.warp_specialize\((.*?)\)", ttgir)).replace(",", " ").split()

@@ -23,7 +23,7 @@ COUNTERS = {  # in percent of what a multiprocessor could do in the cycles in wh
 }
 DURATION = "gpu__time_duration.sum"
 SIZES = [(16384, head_dim, False) for head_dim in (64, 128)]
-LEFT_OUT = "in any order, crafts in step"
+LEFT_OUT = "in any order, crafts in step"  # a variant for its price, and no way to compute
 MARK = "next_work_kernel"  # in ncu's report, the kernels of a work stand behind one of these
 
 

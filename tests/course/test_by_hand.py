@@ -166,6 +166,13 @@ def test_of_the_kernels_of_a_work_the_longest_is_counted():
         counters.longest_kernels(report([*metrics[:-1], "another"]))
 
 
+def test_the_mark_in_a_report_has_its_name():
+    pytest.importorskip("triton")
+    from flashlab.course import counters
+
+    assert counters.mark().__name__ == counters.MARK
+
+
 def test_without_ncu_or_leave_to_count_it_says_so(monkeypatch, tmp_path):
     from flashlab.course import counters
 

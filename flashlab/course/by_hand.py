@@ -34,6 +34,9 @@ OWN = "tiles_in_sight(start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROW
 ALL = "tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS * CRAFTS, KEYS)"
 PACKED = "return gl.inline_asm_elementwise(ROUND"
 UNPACKED = "low, high = gl.inline_asm_elementwise("
+PARTS = "return gl.sum(gl.sum(p.reshape([p.shape[0], p.shape[1] // 8, 4, 2]), axis=3), axis=1)"
+BELLS = "Shelf(tiles_for(K, PLACES), barriers(PLACES, 1), None, CRAFTS * CRAFT_THREADS + WARP_THREADS)"
+BARRIERS = "Shelf(tiles_for(K, PLACES), barriers(PLACES, 1), barriers(PLACES, CRAFTS), None)"
 DECISIONS = {
     "softmax beside its own p · v": Decision((("warpgroup_mma_wait(1, deps=(scores,))", "warpgroup_mma_wait(0, deps=(scores,))"),)),
     "tiles under way": Decision(constants={64: dict(PLACES=1), 128: dict(PLACES=1)}),
@@ -41,13 +44,14 @@ DECISIONS = {
     "p handed on in pairs": Decision(
         ((PACKED, "return p.to(dtype)\n    " + PACKED), (UNPACKED, "return gl.convert_layout(pairs, P)\n    " + UNPACKED))
     ),
+    "sums in parts, by thread": Decision(((PARTS, "return gl.sum(p, axis=1)[:, None]"),)),
     "masks at the edge alone": Decision((("band, scale, False, SCORES, P)", "band, scale, True, SCORES, P)"),)),
     "each craft its own tiles": Decision(((OWN, ALL),)),
     "last rows first": Decision((("(tiles - 1 - within // together)", "(within // together)"),)),
     "heads that share the cache": Decision((("L2_BYTES = 2**25", "L2_BYTES = 2**40"),)),
     "turns that are fixed": Decision(constants={64: dict(TURNS=False)}),
     "one job after the other": Decision((("min(jobs, multiprocessors(query.device.index))", "jobs"),)),
-    "bells at the keys' shelf": Decision(constants={128: dict(BELLS=False)}),
+    "bells at the keys' shelf": Decision(((BELLS, BARRIERS),)),
 }
 IN_STEP = (  # in fused.py: both crafts begin their products at the same time, and neither passes on a turn
     ("    hear(TURN_BELLS + c, CRAFTS * CRAFT_THREADS)", "    hear(TURN_BELLS, CRAFTS * CRAFT_THREADS)"),
@@ -72,7 +76,7 @@ WITH_CLOCKS = (  # the same kernel, which keeps clocks
     ("SCORES, P)\n    for", "SCORES, P, Clocks)\n    for"),
     ("SCORES, P)\n    if", "SCORES, P, Clocks)\n    if"),
     ("True, SCORES, P)\n    acc", "True, SCORES, P, Clocks)\n    acc"),
-    ("turn)\n    scores = warpgroup_mma(q", "turn)\n    tick(Clocks, c, n, 0)\n    scores = warpgroup_mma(q"),
+    ("shared)\n    scores = warpgroup_mma(q", "shared)\n    tick(Clocks, c, n, 0)\n    scores = warpgroup_mma(q"),
     ("acc, is_async=True)\n", "acc, is_async=True)\n    tick(Clocks, c, n, 1)\n"),
     ("    give_back(shared.k_shelf, n)\n    if MASKED", "    tick(Clocks, c, n, 2)\n    give_back(shared.k_shelf, n)\n    if MASKED"),
     ("    acc = warpgroup_mma_wait(0", "    tick(Clocks, c, n, 3)\n    acc = warpgroup_mma_wait(0"),

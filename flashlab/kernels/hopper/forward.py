@@ -21,9 +21,11 @@ from flashlab.kernels.hopper.workshop import (
     describe,
     give_back,
     give_back_all,
+    hear,
     pass_over,
     place_of,
     put_away,
+    ring,
     sees,
     take,
     tiles_for,
@@ -37,8 +39,8 @@ from flashlab.spec import NO_EXTRAS
 
 KEYS = 128  # of a tile
 CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many for values, registers of their threads; see Shared
-    64: dict(CRAFTS=3, PLACES=4, REGISTERS=160, TURNS=True, BELLS=False),
-    128: dict(CRAFTS=2, PLACES=2, REGISTERS=240, TURNS=False, BELLS=True),
+    64: dict(CRAFTS=3, PLACES=4, REGISTERS=160, TURNS=True),
+    128: dict(CRAFTS=2, PLACES=2, REGISTERS=240, TURNS=False),
 }
 L2_BYTES = 2**25  # of keys and values that programs which run together read
 
@@ -47,10 +49,10 @@ class Shared(NamedTuple):
     """What lies in shared memory."""
 
     q_shelf: Any  # a place for each craft; at the end of a job out lies there
-    k_shelf: Any  # BELLS: crafts ring when they give back
+    k_shelf: Any  # crafts ring when they give back
     v_shelf: Any
     numbers: Any  # Shelf of one number: which job comes next
-    turns: Any  # a barrier for each craft: it may issue its products. None: as it comes
+    first_turn: Any  # the bell at which craft 0 hears that it may issue its products; the others' come after. None: as it comes
 
 
 @gluon.jit
@@ -90,13 +92,22 @@ def read_next(numbers, done):
 
 
 @gluon.jit
-def online_softmax_step(scores, m, l, scale):
+def online_softmax_step(scores, m, l, scale, MASKED: gl.constexpr):
     """(p, m, l, rescale): fold a tile of products into the running softmax (Dao 2023, Algorithm 1, lines 9-10), in base 2."""
     m_new = gl.maximum(m, gl.max(scores, axis=1) * scale)  # [CRAFT_ROWS]
-    pivot = gl.where(m_new == -float("inf"), 0.0, m_new)  # a row that has seen no key yet
+    pivot = m_new
+    if MASKED:
+        pivot = gl.where(m_new == -float("inf"), 0.0, m_new)  # a row that has seen no key yet
     p = gl.exp2(scores * scale - pivot[:, None])  # [CRAFT_ROWS, KEYS]
     rescale = gl.exp2(m - pivot)  # [CRAFT_ROWS]
-    return p, m_new, l * rescale + gl.sum(p, axis=1), rescale
+    l = l * gl.convert_layout(rescale, gl.SliceLayout(1, l.type.layout))[:, None] + sums_by_thread(p)
+    return p, m_new, l, rescale
+
+
+@gluon.jit
+def sums_by_thread(p):
+    """Rowsums of p in parts: [CRAFT_ROWS, 4]. Four threads share a row, two columns of every eight each: nobody waits for the others."""
+    return gl.sum(gl.sum(p.reshape([p.shape[0], p.shape[1] // 8, 4, 2]), axis=3), axis=1)
 
 
 @gluon.jit
@@ -124,36 +135,36 @@ def masked(scores, i, tile, band):
 
 
 @gluon.jit
-def take_turn(c: gl.constexpr, turns, n):
-    """Craft c waits until the one before it has issued its products for the n-th time (craft 0: the last one, n − 1), the first being 1."""
-    if turns is not None:
-        mbarrier.wait(turns.index(c), (n if c == 0 else n - 1) & 1)
+def take_turn(c: gl.constexpr, shared):
+    """Craft c waits until the one before it has issued its products."""
+    if shared.first_turn is not None:
+        hear(shared.first_turn + c, 2 * CRAFT_THREADS)
 
 
 @gluon.jit
-def pass_turn(c: gl.constexpr, turns):
+def pass_turn(c: gl.constexpr, shared):
     """The next craft's turn."""
-    if turns is not None:
-        mbarrier.arrive(turns.index((c + 1) % turns.shape[0]), count=1)
+    if shared.first_turn is not None:
+        ring(shared.first_turn + (c + 1) % shared.q_shelf.tiles.shape[0], 2 * CRAFT_THREADS)
 
 
 @gluon.jit
 def walk_step(
-    c: gl.constexpr, n, turn, tile, p, m, l, acc, q, shared, i, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
+    c: gl.constexpr, n, tile, p, m, l, acc, q, shared, i, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
 ):  # fmt: skip
     """q · kᵀ of tile n is issued, p · v of tile n − 1 behind it: while the second product runs, the softmax of the first is computed."""
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
     k = take(shared.k_shelf, n)  # [KEYS, D]
-    take_turn(c, shared.turns, turn)
+    take_turn(c, shared)
     scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False, is_async=True)
     v = take(shared.v_shelf, n - 1)  # [KEYS, D]
     acc = warpgroup_mma(unpack(p, v.dtype, P), v, acc, is_async=True)
-    pass_turn(c, shared.turns)
+    pass_turn(c, shared)
     scores = warpgroup_mma_wait(1, deps=(scores,))  # [CRAFT_ROWS, KEYS]
     give_back(shared.k_shelf, n)
     if MASKED:
         scores = masked(scores, i, tile, band)
-    p, m, l, rescale = online_softmax_step(scores, m, l, scale)
+    p, m, l, rescale = online_softmax_step(scores, m, l, scale, MASKED)
     acc = warpgroup_mma_wait(0, deps=(acc,))  # [CRAFT_ROWS, D]
     give_back(shared.v_shelf, n - 1)
     acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, acc.type.layout))[:, None]
@@ -163,16 +174,20 @@ def walk_step(
 @gluon.jit
 def craft(c: gl.constexpr, shared, Out, Lse, jobs, band, scale, TOGETHER):
     """Craft c has CRAFT_ROWS rows of each of the program's jobs."""
-    ROWS: gl.constexpr = CRAFT_ROWS * shared.q_shelf.tiles.shape[0]
+    CRAFTS: gl.constexpr = shared.q_shelf.tiles.shape[0]
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
     number, done, passed = gl.program_id(0), 0, 0  # jobs done, and tiles that passed by
     give_back_all(shared.k_shelf)
+    if c == CRAFTS - 1:
+        pass_turn(c, shared)  # craft 0 is first
     while number < jobs:
-        at, begin, end = job_of(number, Out, band, TOGETHER, ROWS, KEYS)
+        at, begin, end = job_of(number, Out, band, TOGETHER, CRAFT_ROWS * CRAFTS, KEYS)
         attend(c, shared, Out, Lse, at, begin, end, done, passed, band, scale)
         number = read_next(shared.numbers, done)
         passed += end - begin
         done += 1
+    if c == 0:
+        take_turn(c, shared)  # that the last one passed on: nobody leaves a bell half rung
 
 
 @gluon.jit
@@ -190,36 +205,37 @@ def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band
     first = top - my_end  # of its own
     pass_over(shared.k_shelf, passed, first)  # one tile at most: with more the carrier, which brings k and v by turns, would wait for ever
     pass_over(shared.v_shelf, passed, first)
-    for n in range(passed + 1, first + 1):
-        take_turn(c, shared.turns, n - done)
-        pass_turn(c, shared.turns)
+    for _ in range(passed, first):
+        take_turn(c, shared)
+        pass_turn(c, shared)
 
     i = start + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
     m = gl.full([CRAFT_ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
-    l = gl.zeros([CRAFT_ROWS], gl.float32, gl.SliceLayout(1, SCORES))
+    l = sums_by_thread(gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES))  # [CRAFT_ROWS, 4]
     acc = gl.zeros([CRAFT_ROWS, D], gl.float32, ACC)
     q = take(shared.q_shelf, CRAFTS * done + c)  # [CRAFT_ROWS, D]
 
     k = take(shared.k_shelf, first)
     scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False)
     give_back(shared.k_shelf, first)
-    p, m, l, rescale = online_softmax_step(masked(scores, i, my_end - 1, band), m, l, scale)
+    p, m, l, rescale = online_softmax_step(masked(scores, i, my_end - 1, band), m, l, scale, True)
     p = pack(p, q.dtype)
     for n in range(first + 1, top - full_end):
-        p, m, l, acc = walk_step(c, n, n - done, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+        p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
     for n in range(gl.maximum(first + 1, top - full_end), top - full_begin):
-        p, m, l, acc = walk_step(c, n, n - done, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, False, SCORES, P)
+        p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, False, SCORES, P)
     if band.lowest is not None:
         for n in range(gl.maximum(first + 1, top - full_begin), top - my_begin):
-            p, m, l, acc = walk_step(c, n, n - done, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+            p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
     acc = warpgroup_mma(unpack(p, q.dtype, P), take(shared.v_shelf, top - 1 - my_begin), acc)
     give_back(shared.v_shelf, top - 1 - my_begin)
     pass_over(shared.k_shelf, top - my_begin, top - begin)
     pass_over(shared.v_shelf, top - my_begin, top - begin)
-    for n in range(top - my_begin, top - begin):
-        take_turn(c, shared.turns, n - done)
-        pass_turn(c, shared.turns)
+    for _ in range(begin, my_begin):
+        take_turn(c, shared)
+        pass_turn(c, shared)
 
+    l = gl.convert_layout(gl.sum(l, axis=1), gl.SliceLayout(1, SCORES))  # [CRAFT_ROWS]
     out = acc * gl.convert_layout(1.0 / gl.where(l == 0.0, 1.0, l), gl.SliceLayout(1, ACC))[:, None]  # no key seen: 0, not 0/0
     put_away(Out, out, shared.q_shelf, c, at)
     lse = (m + gl.log2(l)) * LN_2  # natural log; −inf where no key was seen
@@ -251,23 +267,21 @@ def carrier(shared, Q, K, V, Taken, jobs, band, TOGETHER, GROUP: gl.constexpr):
 @gluon.jit(do_not_specialize=["jobs", "scale", "band", "TOGETHER"])  # every length would be compiled anew
 def forward_kernel(
     Q, K, V, Out, Lse, Taken, jobs, scale, band, TOGETHER,
-    GROUP: gl.constexpr, CRAFTS: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr, TURNS: gl.constexpr, BELLS: gl.constexpr,
+    GROUP: gl.constexpr, CRAFTS: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
     """A program stays on its multiprocessor, and takes one of the `jobs` after the other. While crafts end one, the next one's keys come.
 
     Taken: how many have been taken, after everybody's first; at first 0.
     """
+    gl.static_assert(PLACES + CRAFTS <= 8, "a bell for each place and for each craft: there are eight")
     shared = Shared(
         Shelf(tiles_for(Q, CRAFTS), barriers(CRAFTS, 1), barriers(CRAFTS, 1), None),
-        Shelf(
-            tiles_for(K, PLACES), barriers(PLACES, 1), None if BELLS else barriers(PLACES, CRAFTS),
-            CRAFTS * CRAFT_THREADS + WARP_THREADS,
-        ),
+        Shelf(tiles_for(K, PLACES), barriers(PLACES, 1), None, CRAFTS * CRAFT_THREADS + WARP_THREADS),
         Shelf(tiles_for(V, PLACES), barriers(PLACES, 1), barriers(PLACES, CRAFTS), None),
         Shelf(
             gl.allocate_shared_memory(gl.int32, [1, 1], gl.SwizzledSharedLayout(1, 1, 1, [0])), barriers(1, 1), barriers(1, CRAFTS), None,
         ),
-        barriers(CRAFTS, 1) if TURNS else None,
+        PLACES if TURNS else None,
     )  # fmt: skip
     scale *= LOG2_E
     if CRAFTS == 2:

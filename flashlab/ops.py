@@ -7,6 +7,7 @@ import functools
 import itertools
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from flashlab import blockwise, second_order
@@ -21,6 +22,8 @@ NUMBERS = (
 EXTRAS, HOW_MANY_NUMBERS = len(Extras._fields), NUMBERS.count(",") + 1
 FEATURES = f"{TENSORS}, {NUMBERS}"
 SAVED = "Tensor query, Tensor key, Tensor value"
+
+PLAIN = {torch.Tensor, torch.nn.Parameter}  # no subclass of which torch or others make more
 
 _mods = {}  # the functions of (i, j) that operators know by name
 _names = {}
@@ -39,18 +42,23 @@ def name_of(mod):
 
 def apply(query, key, value, spec: Spec, extras: Extras):
     """(out, lse), differentiable."""
+    wanted = torch.is_grad_enabled() and (
+        query.requires_grad or key.requires_grad or value.requires_grad or any(x is not None and x.requires_grad for x in extras)
+    )
     if torch.compiler.is_compiling():
-        tensors = (query, key, value, *extras)
-        if not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)):
+        if not wanted:
             return attention_forward(query, key, value, *flatten(spec, extras))
         # The compiler wants each tensor once, and attention(x, x, x) is common.
-        query, key, value, *extras = (x if x is None else x.view_as(x) for x in tensors)
+        query, key, value, *extras = (x if x is None else x.view_as(x) for x in (query, key, value, *extras))
         return Attention.apply(query, key, value, *flatten(spec, extras))
-    arguments = (query, key, value, *flatten(spec, extras))
     if torch._C._are_functorch_transforms_active():
-        return Attention.apply(*arguments)
+        return Attention.apply(query, key, value, *flatten(spec, extras))
+    if not wanted and forward_ad._current_level < 0:  # forward-mode derivatives raise, and it is the function that does
+        return attention_forward(query, key, value, *flatten(spec, extras))
     # What Function.apply comes down to once it has bound default arguments, of which there are none: binding takes longer than a launch.
-    return super(torch.autograd.Function, Attention).apply(*arguments)
+    if extras is NO_EXTRAS:
+        return super(torch.autograd.Function, PlainAttention).apply(query, key, value, spec)
+    return super(torch.autograd.Function, Attention).apply(query, key, value, *flatten(spec, extras))
 
 
 def flatten(spec: Spec, extras: Extras):
@@ -151,7 +159,7 @@ class Operator:
 
 def _is_plain(x):
     """Whether a tensor (or None) is no more than its memory: no subclass, and no view that means the negative."""
-    return x is None or (type(x) in (torch.Tensor, torch.nn.Parameter) and not x.is_neg())
+    return x is None or (type(x) in PLAIN and not x.is_neg())
 
 
 attention_forward = Operator("attention_forward", SAVED, "(Tensor, Tensor)", _forward_on_cpu, _forward_on_cuda, _forward_shapes)
@@ -181,14 +189,9 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_out, grad_lse):
         query, key, value, *extras, out, lse = ctx.saved_tensors
-        if grad_out is None:
-            grad_out = torch.zeros_like(out)
         wanted = ctx.needs_input_grad
         mask_wanted, sinks_wanted = wanted[3], wanted[3 + Extras._fields.index("sinks")]
-        arguments = (mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *extras, *ctx.numbers)
-        # Only create_graph=True leaves gradients on here. Compiled code is never differentiated twice.
-        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        grads = AttentionBackward.apply(*arguments) if twice else AttentionBackward.forward(*arguments)
+        grads = _gradients(mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *extras, *ctx.numbers)
         grad_query, grad_key, grad_value, grad_mask, grad_sinks = grads
         by_name = {"attn_mask": grad_mask, "sinks": grad_sinks}
         return grad_query, grad_key, grad_value, *(by_name.get(name) for name in Extras._fields), *(None,) * len(ctx.numbers)
@@ -196,6 +199,32 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, *arguments):
         return _one_by_one(Attention, info, in_dims, arguments)
+
+
+class PlainAttention(torch.autograd.Function):
+    """`Attention` of a call without extras: torch looks at each argument, and a small call feels it."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, spec):
+        out, lse = attention_forward(query, key, value, *flatten(spec, NO_EXTRAS))
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.spec = spec
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_lse):
+        return *_gradients(False, False, grad_out, grad_lse, *ctx.saved_tensors, *flatten(ctx.spec, NO_EXTRAS))[:3], None
+
+
+def _gradients(mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *features):
+    """What `AttentionBackward` returns, as part of a graph only where it may be differentiated again."""
+    if grad_out is None:
+        grad_out = torch.zeros_like(out)
+    arguments = (mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *features)
+    # Only create_graph=True leaves gradients on here. Compiled code is never differentiated twice.
+    twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return AttentionBackward.apply(*arguments) if twice else AttentionBackward.forward(*arguments)
 
 
 class AttentionBackward(torch.autograd.Function):

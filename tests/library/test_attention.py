@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flashlab import attention, block_mask, blockwise, ops, reference
+from flashlab import attention, block_mask, blockwise, checks, ops, reference
 from flashlab.attention import described
 from flashlab.bench.peak import peak_bytes
 from flashlab.masks import documents
@@ -185,6 +185,24 @@ def test_what_the_caller_allows_reaches_the_kernels(monkeypatch):
     finally:
         torch.use_deterministic_algorithms(False)
     assert seen == [True, True, False, True]
+
+
+def test_a_call_like_an_earlier_one_is_not_checked_again(monkeypatch):
+    query, key, value = torch.randn(3, 1, 2, 5, 23).unbind()  # lengths that no other test has
+    looked = []
+    monkeypatch.setattr(checks, "tensors", lambda *arguments, **options: looked.append(arguments))
+    for window, deterministic in (((2, 0), True), ((2, 0), True), ((2, 1), True), ((2, 0), False)):
+        _, _, _, spec, _ = described(query, key, value, window=window, deterministic=deterministic)
+        assert (spec.window, spec.deterministic) == (window, deterministic)
+    assert len(looked) == 3
+    for _ in range(2):  # what a tensor holds may be another every time
+        described(query, key, value, sinks=torch.zeros(2))
+    assert len(looked) == 5
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert described(query, key, value, window=(2, 0), deterministic=False)[3].deterministic
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_views_that_mean_the_negative_go_through_torch_which_resolves_them(monkeypatch):

@@ -216,3 +216,12 @@ def test_there_are_at_least_forty_and_the_good_calls_pass():
 def test_explain_refuses_what_attention_refuses():
     with pytest.raises(ValueError, match="window is 5"):
         explain(Q, Q, Q, window=5)
+
+
+@pytest.mark.parametrize(
+    "allowed, refused", [(dict(scale=1.0), dict(scale=True)), (dict(window=(1, 0)), dict(window=(1.0, 0))), (dict(seed=1), dict(seed=True))]
+)
+def test_what_equals_an_allowed_number_is_still_looked_at(allowed, refused):
+    attention(Q, Q, Q, **allowed)
+    with pytest.raises(ValueError, match="True|1.0"):
+        attention(Q, Q, Q, **refused)

@@ -150,8 +150,8 @@ def described(
         (query, key, value), window, attn_mask, dropout_p, is_causal, scale, enable_gqa, alignment, softcap, alibi_slopes, sinks,
         mask_mod, bias_mod, query_labels, key_labels, block_mask, seed, deterministic,
     )  # fmt: skip
-    if call in _calls:
-        return query, key, value, _calls[call], NO_EXTRAS
+    if (spec := _calls.get(call)) is not None:
+        return query, key, value, spec, NO_EXTRAS
     checks.tensors(query, key, value, dims=4)
     checks.heads(query, key, value, enable_gqa)
     if block_mask is not None:

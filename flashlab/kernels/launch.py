@@ -44,7 +44,7 @@ class Launch:
     def __init__(self, kernel, programs, numbers, constants, view=view, described=None, describe=describe):
         self.kernel, self.programs, self.numbers, self.constants, self.view = kernel, programs, numbers, constants, view
         self.described, self.describe = described or {}, describe
-        self.compiled = None
+        self.compiled = self.last = None  # what Triton made of them, and the constants that it still wants to be passed
 
     def __call__(self, *tensors):
         if not self.programs:
@@ -54,9 +54,9 @@ class Launch:
             arguments[place] = self.describe(tensors[place], tile)
         if self.compiled is None:
             self.compiled = launch(self.kernel, self.programs, *arguments, **self.constants)
+            self.last = [self.constants[name] for name in self.kernel.arg_names[len(arguments) :]]
         else:  # a call of JITFunction looks at every argument again, which takes longer than a small kernel runs
-            constants = [self.constants[name] for name in self.kernel.arg_names[len(arguments) :]]
-            self.compiled[self.programs, 1, 1](*arguments, *constants)
+            self.compiled[self.programs, 1, 1](*arguments, *self.last)
 
 
 _plans = {}
@@ -71,11 +71,12 @@ def planned(plan, tensors, spec, extras, tiles=None, numbers=()):
     if extras is not NO_EXTRAS or tiles is not None:
         return plan(*tensors, spec, extras, tiles, *numbers)
     call = (plan, spec, numbers, tensors[0].device, configs.dot_precision(), *map(_signature, tensors))
-    if call not in _plans:
+    found = _plans.get(call)
+    if found is None:
         if len(_plans) >= MOST_PLANS:
             _plans.clear()
-        _plans[call] = plan(*tensors, spec, extras, tiles, *numbers)
-    return _plans[call]
+        found = _plans[call] = plan(*tensors, spec, extras, tiles, *numbers)
+    return found
 
 
 def _signature(x):

@@ -7,7 +7,7 @@ from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 _calls = {}  # calls that have been checked, of numbers and words alone: their Spec
 MOST_CALLS = 4096  # a model that generates text never sees the same length twice
-NUMBERS_AND_WORDS = {type(None), bool, int, float, str, tuple}
+NUMBERS_AND_WORDS = {type(None), bool, int, float, str}
 
 
 def attention(
@@ -150,7 +150,7 @@ def described(
         (query, key, value), window, attn_mask, dropout_p, is_causal, scale, enable_gqa, alignment, softcap, alibi_slopes, sinks,
         mask_mod, bias_mod, query_labels, key_labels, block_mask, seed, deterministic,
     )  # fmt: skip
-    if (spec := _calls.get(call)) is not None:
+    if call is not None and (spec := _calls.get(call)) is not None:
         return query, key, value, spec, NO_EXTRAS
     checks.tensors(query, key, value, dims=4)
     checks.heads(query, key, value, enable_gqa)
@@ -177,14 +177,15 @@ def described(
 
 
 def _call(tensors, window, *features):
-    """All that a call's checks look at, so that they need not look again. None: they must, since a feature is a tensor or a function.
+    """All that a call's checks look at, so that they need not look again. None: they must.
 
+    They must where a feature is a tensor or a function, and where torch only traces: sizes are not numbers then.
     Types are part of it: 1, 1.0 and True are equal, and not equally allowed.
     """
-    if torch.compiler.is_compiling():
+    if ops.is_traced() or torch._C._are_functorch_transforms_active():
         return None
-    types = (type(window), *(map(type, window) if type(window) is tuple else ()), *map(type, features))
-    if not NUMBERS_AND_WORDS.issuperset(types) or not ops.PLAIN.issuperset(map(type, tensors)):
+    types = (*(map(type, window) if type(window) is tuple else (type(window),)), *map(type, features))
+    if not NUMBERS_AND_WORDS.issuperset(types) or not all(type(x) in ops.PLAIN and x.layout == torch.strided for x in tensors):
         return None
     looks = [(x.dtype, x.device, x.shape, x.stride()) for x in tensors]
     return (*looks, window, features, types, torch.are_deterministic_algorithms_enabled())

@@ -42,23 +42,27 @@ def name_of(mod):
 
 def apply(query, key, value, spec: Spec, extras: Extras):
     """(out, lse), differentiable."""
-    wanted = torch.is_grad_enabled() and (
-        query.requires_grad or key.requires_grad or value.requires_grad or any(x is not None and x.requires_grad for x in extras)
-    )
+    transformed = torch._C._are_functorch_transforms_active()
     if torch.compiler.is_compiling():
-        if not wanted:
+        tensors = (query, key, value, *extras)  # inside of torch.func.grad they want gradients without saying so
+        if not (torch.is_grad_enabled() and (transformed or any(x is not None and x.requires_grad for x in tensors))):
             return attention_forward(query, key, value, *flatten(spec, extras))
         # The compiler wants each tensor once, and attention(x, x, x) is common.
-        query, key, value, *extras = (x if x is None else x.view_as(x) for x in (query, key, value, *extras))
+        query, key, value, *extras = (x if x is None else x.view_as(x) for x in tensors)
         return Attention.apply(query, key, value, *flatten(spec, extras))
-    if torch._C._are_functorch_transforms_active():
+    if transformed or is_traced():
         return Attention.apply(query, key, value, *flatten(spec, extras))
-    if not wanted and forward_ad._current_level < 0:  # forward-mode derivatives raise, and it is the function that does
+    if not torch.is_grad_enabled() and forward_ad._current_level < 0:  # forward-mode derivatives raise, and it is the function that does
         return attention_forward(query, key, value, *flatten(spec, extras))
     # What Function.apply comes down to once it has bound default arguments, of which there are none: binding takes longer than a launch.
     if extras is NO_EXTRAS:
         return super(torch.autograd.Function, PlainAttention).apply(query, key, value, spec)
     return super(torch.autograd.Function, Attention).apply(query, key, value, *flatten(spec, extras))
+
+
+def is_traced():
+    """Whether torch's compiler or torch.jit.trace looks on, rather than that anything is computed for good."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def flatten(spec: Spec, extras: Extras):

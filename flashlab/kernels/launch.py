@@ -53,8 +53,8 @@ class Launch:
         for place, tile in self.described.items():
             arguments[place] = self.describe(tensors[place], tile)
         if self.compiled is None:
-            self.compiled = launch(self.kernel, self.programs, *arguments, **self.constants)
             self.last = [self.constants[name] for name in self.kernel.arg_names[len(arguments) :]]
+            self.compiled = launch(self.kernel, self.programs, *arguments, **self.constants)  # other threads may see it from here on
         else:  # a call of JITFunction looks at every argument again, which takes longer than a small kernel runs
             self.compiled[self.programs, 1, 1](*arguments, *self.last)
 

@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashlab import attention, block_mask, blockwise, checks, ops, reference
@@ -159,6 +160,33 @@ def test_compiles_with_lengths_that_change():
         torch.testing.assert_close(compiled(query, query, query), attention(query, query, query, is_causal=True, window=(9, 0)))
 
 
+def test_what_is_compiled_does_not_ask_which_calls_came_before():
+    query, compiled = torch.randn(1, 2, 16, 8), []
+    attention(query, query, query)
+    torch.compiler.reset()
+    attend = torch.compile(lambda x: attention(x, x, x), fullgraph=True, backend=lambda graph, _: compiled.append(graph) or graph.forward)
+    for seqlen in (31, 37, 41):
+        attend(query)
+        attention(*[torch.randn(1, 2, seqlen, 8)] * 3)
+    assert len(compiled) == 1
+
+
+def test_gradients_by_transforms_are_right_where_they_are_compiled_or_traced():
+    query, key, value = torch.randn(3, 1, 2, 6, 8, dtype=torch.float64).unbind()
+    gradient = torch.func.grad(lambda query: attention(query, key, value).sin().sum())
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(gradient, fullgraph=True, backend="aot_eager")(query), gradient(query))
+    gradient = torch.func.grad(lambda x: attention(x, x, x).sin().sum())
+    torch.testing.assert_close(make_fx(gradient, tracing_mode="symbolic")(query)(query), gradient(query))
+
+
+def test_a_trace_is_right_for_other_lengths():
+    short, long = (torch.randn(1, 2, seqlen, 8) for seqlen in (300, 1000))
+    attend = functools.partial(attention, window=(400, 400))
+    traced = torch.jit.trace(lambda x: attend(x, x, x), short, check_trace=False)
+    torch.testing.assert_close(traced(long), attend(long, long, long))
+
+
 def test_compiles_where_the_model_draws_its_own_dropout():
     query = torch.randn(1, 2, 64, 8, requires_grad=True)
     compiled = torch.compile(functools.partial(attention, dropout_p=0.5), fullgraph=True, backend="aot_eager")
@@ -203,6 +231,11 @@ def test_a_call_like_an_earlier_one_is_not_checked_again(monkeypatch):
         assert described(query, key, value, window=(2, 0), deterministic=False)[3].deterministic
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_what_a_bias_reads_keeps_no_graph():
+    query, table = torch.randn(1, 2, 9, 8), torch.randn(9, requires_grad=True)
+    assert not attention(query, query, query, bias_mod=lambda batch, head, i, j: table[(i - j).abs()]).requires_grad
 
 
 def test_views_that_mean_the_negative_go_through_torch_which_resolves_them(monkeypatch):

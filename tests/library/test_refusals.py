@@ -98,6 +98,7 @@ REFUSALS = [
     ),
     # numbers
     (call(scale=float("nan")), "scale is nan: pass a finite number, or None for 1/sqrt(head_dim) = 0.3536."),
+    (call(scale=([1.0],)), "scale is ([1.0],): pass a finite number, or None for 1/sqrt(head_dim) = 0.3536."),
     (call(scale="big"), "scale is 'big': pass a finite number, or None for 1/sqrt(head_dim) = 0.3536."),
     (call(softcap=-1.0), "softcap is -1.0: pass a positive number (Gemma 2 uses 50), or None for no cap."),
     (call(softcap=True), "softcap is True: pass a positive number (Gemma 2 uses 50), or None for no cap."),

@@ -88,7 +88,9 @@ def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, e
             grad_value[:, :, cols] += (drop(p, spec, pairs).mT @ do).sum(2)
             grad_key[:, :, cols] += (ds.mT @ q).sum(2)
         grouped_grad_query[..., rows, :] = spec.scale * dq
-    return grad_query, (spec.scale * grad_key).to(key.dtype), grad_value.to(value.dtype), delta
+    grads[1].copy_(spec.scale * grad_key)
+    grads[2].copy_(grad_value)
+    return grads
 
 
 def mask_gradient(grad_out, query, key, value, lse, delta, spec: Spec, extras: Extras):

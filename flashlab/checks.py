@@ -370,8 +370,18 @@ def new_keys(key, value, query, k_cache, v_cache):
     return key.shape[2]
 
 
-def rotary(cos, sin, query, lengths, capacity):
-    """(positions, half the rotated dims), or None and None."""
+def no_gradient(*tensors):
+    """Decoding is for inference: what wants derivatives would get none."""
+    if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
+        transformed = any(isinstance(x, torch.Tensor) and torch._C._functorch.is_gradtrackingtensor(x) for x in tensors)
+    else:
+        transformed = False
+    if transformed or torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in tensors):
+        raise ValueError("an input requires a gradient, and decoding has none: call it under torch.no_grad(), or use flashlab.attention.")
+
+
+def rotary(cos, sin, query, lengths, capacity, furthest):
+    """(positions, half the rotated dims), or None and None. furthest: positions that rows of query may need."""
     if cos is None and sin is None:
         return
     for name, x in (("rotary_cos", cos), ("rotary_sin", sin)):
@@ -385,6 +395,11 @@ def rotary(cos, sin, query, lengths, capacity):
         raise ValueError(f"rotary_cos is {_shape(cos)} and rotary_sin {_shape(sin)}: they must agree, and cache_lengths say the positions.")
     if len(cos) < capacity:
         raise ValueError(f"rotary_cos has {len(cos)} positions, and the cache has room for {capacity} keys: pass angles for all of them.")
+    if len(cos) < furthest:
+        raise ValueError(
+            f"rotary_cos has {len(cos)} positions, and behind a full cache the rows of query need {furthest}: pass angles for all of them, "
+            "or the keys of these rows as well."
+        )
 
 
 def cache_scales(k_scale, v_scale, k_cache):

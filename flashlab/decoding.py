@@ -29,9 +29,9 @@ def attention_decode(
         scale, softcap, sinks: as in `attention`; alibi_slopes: (Hq,) or (B, Hq).
         is_causal: new token i does not see the new tokens behind it; the last one meets the last key.
         window: (left, right), counted from that diagonal.
-        rotary_cos, rotary_sin: (positions, r / 2), for as many positions as the cache has room for: the first r dims of query and key
-            are turned by the angles of their position. With is_causal or a window token i lies at position cache_lengths + i, else every
-            row of query at cache_lengths.
+        rotary_cos, rotary_sin: (positions, r / 2), for as many positions as the cache has room for, and for rows of query that may lie
+            behind a full cache, their keys not being added: the first r dims of query and key are turned by the angles of their position.
+            With is_causal or a window token i lies at position cache_lengths + i, else every row of query at cache_lengths.
         rotary_interleaved: pairs are dims (0, 1), (2, 3), …; else (0, r / 2), (1, r / 2 + 1), …
         k_scale, v_scale: (Hkv,), float32: an fp8 cache holds key / k_scale and value / v_scale. Its numbers have 3 bits of fraction: each
             is off by up to 1/16 of itself, and outputs by a few percent. Keys and values that are appended are rounded so, too.
@@ -43,26 +43,22 @@ def attention_decode(
         out (B, Hq, Sq, Dv) in query's dtype, or (out, lse). A row that sees no key has out 0 and lse −inf.
 
     Raises:
-        ValueError: an argument that cannot be honoured: what was given, and what would be.
+        ValueError: an argument that cannot be honoured: what was given, and what would be. The cache is then as it was.
 
     Source: split keys as in Flash-Decoding (Dao et al. 2023), pages as in PagedAttention (Kwon et al. 2023).
     """
     checks.caches(query, k_cache, v_cache, block_table)
-    if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in (query, key, value, sinks)):
-        raise ValueError("an input requires a gradient, and decoding has none: call it under torch.no_grad(), or use flashlab.attention.")
+    checks.no_gradient(query, key, value, k_cache, v_cache, sinks, rotary_cos, rotary_sin, k_scale, v_scale)
     batch, pages, page = query.shape[0], k_cache.shape[0], k_cache.shape[2]
     capacity = page if block_table is None else page * (block_table.shape[1] if isinstance(block_table, torch.Tensor) else 0)
     added, look = checks.new_keys(key, value, query, k_cache, v_cache), check or query.device.type == "cpu"
     lengths = checks.cache_lengths(cache_lengths, batch, capacity, added, query.device, look)
     table = checks.block_table(block_table, batch, pages, page, lengths, added, query.device, look)
-    checks.rotary(rotary_cos, rotary_sin, query, lengths, capacity)
-    scales = checks.cache_scales(k_scale, v_scale, k_cache) or (None, None)
     edges = checks.window(window)
-    angles = rotary_cos, rotary_sin, bool(rotary_interleaved)
-    if added:
-        torch.ops.flashlab.append(key, value, k_cache, v_cache, lengths, table, *scales, *angles)
-    if rotary_cos is not None:
-        query = torch.ops.flashlab.rotate(query, lengths, *angles, bool(is_causal) or edges != checks.window(None))
+    each = bool(is_causal) or edges != checks.window(None)  # rows lie at positions of their own
+    checks.rotary(rotary_cos, rotary_sin, query, lengths, capacity, capacity - added + (query.shape[2] if each else 1))
+    scales = checks.cache_scales(k_scale, v_scale, k_cache) or (None, None)
+    angles, splits = (rotary_cos, rotary_sin, bool(rotary_interleaved)), checks.splits(splits)
     features = (
         checks.alibi_slopes(alibi_slopes, query, batch),
         checks.sinks(sinks, query),
@@ -71,7 +67,11 @@ def attention_decode(
         *edges,
         checks.softcap(softcap),
     )
-    out, lse = torch.ops.flashlab.decode(query, k_cache, v_cache, lengths, added, table, *scales, checks.splits(splits), *features)
+    if added:  # only now: a call that is refused leaves the cache as it was
+        torch.ops.flashlab.append(key, value, k_cache, v_cache, lengths, table, *scales, *angles)
+    if rotary_cos is not None:
+        query = torch.ops.flashlab.rotate(query, lengths, *angles, each)
+    out, lse = torch.ops.flashlab.decode(query, k_cache, v_cache, lengths, added, table, *scales, splits, *features)
     return (out, lse) if return_lse else out
 
 
@@ -87,6 +87,7 @@ def _scales(k_scale, v_scale):
 # -------------------------------------------------------------------------------------------------------------- on a CPU
 
 
+@torch.autocast("cpu", enabled=False)
 def _decode_on_cpu(query, k_cache, v_cache, lengths, added, table, k_scale, v_scale, splits, slopes, *features):
     out, lse = _decode_shapes(query, k_cache, v_cache)
     for b in _sequences(len(query), lengths, table):

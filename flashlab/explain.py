@@ -35,6 +35,8 @@ def explain(query, key, value, **options):
         an `Explanation`; print it.
     """
     options.pop("return_lse", None)
+    if options.get("seed") is None:
+        options["seed"] = 0  # any: none is drawn, so the next call drops what it would have dropped
     query, key, value, spec, extras = described(query, key, value, **options)
     if query.device.type == "cuda":
         more = _on_turing(query, value) + _on_hopper(query, key, value, spec, extras)

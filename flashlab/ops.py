@@ -30,6 +30,7 @@ _names = {}
 _numbers = itertools.count()
 
 
+@torch.compiler.assume_constant_result  # the compiler calls it and keeps the name: what it traces is done only after the graph has run
 def name_of(mod):
     """A name by which operators find a `mask_mod` or `bias_mod` again."""
     if mod is None:
@@ -80,7 +81,7 @@ def _described(query, features):
 
 @functools.lru_cache(1024)
 def _spec(scale, is_causal, left, right, bottom_right, softcap, dropout_p, mask_mod, bias_mod, deterministic):
-    mods = _mods.get(mask_mod), _mods.get(bias_mod)
+    mods = (_mods[name] if name else None for name in (mask_mod, bias_mod))
     return Spec(scale, is_causal, (left, right), bottom_right, softcap, dropout_p, *mods, deterministic)
 
 

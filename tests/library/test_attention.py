@@ -171,6 +171,35 @@ def test_what_is_compiled_does_not_ask_which_calls_came_before():
     assert len(compiled) == 1
 
 
+@pytest.mark.parametrize("where", ["outside", "inside", "jit"])
+def test_a_mask_that_the_compiler_sees_first_is_kept(where):
+    def diagonal(batch, head, i, j):
+        return j <= i
+
+    outside = pytest.importorskip("triton").jit(diagonal) if where == "jit" else diagonal
+
+    def attend(x):
+        return attention(x, x, x, mask_mod=(lambda batch, head, i, j: j <= i) if where == "inside" else outside)
+
+    query = torch.randn(1, 2, 16, 4, requires_grad=True)
+    torch.compiler.reset()
+    outs = [f(query) for f in (torch.compile(attend, fullgraph=True, backend="aot_eager"), lambda x: attention(x, x, x, is_causal=True))]
+    torch.testing.assert_close(*outs)
+    torch.testing.assert_close(*(torch.autograd.grad(out.sin().sum(), query) for out in outs))
+
+
+def test_gradients_lie_as_the_compiler_is_told():
+    """Most models have (batch, sequence, heads, head_dim), transposed."""
+    x = torch.randn(2, 7, 4, 8, requires_grad=True)
+    query = x.transpose(1, 2)
+    features = ops.flatten(Spec(8**-0.5, True), NO_EXTRAS)
+    out, lse = ops.attention_forward.registered(query, query, query, *features)
+    arguments = (torch.randn_like(out), None, *(y.detach() for y in (query, query, query, out, lse)), *features)
+    torch.library.opcheck(ops.attention_backward.registered, arguments, test_utils="test_faketensor")
+    for grad in ops.attention_backward.registered(*arguments)[:3]:
+        assert grad.stride() == torch.empty_like(query).stride()
+
+
 def test_gradients_by_transforms_are_right_where_they_are_compiled_or_traced():
     query, key, value = torch.randn(3, 1, 2, 6, 8, dtype=torch.float64).unbind()
     gradient = torch.func.grad(lambda query: attention(query, key, value).sin().sum())

@@ -274,6 +274,10 @@ POOL = dict(k_cache=torch.zeros(4, 2, 8, 16, device=DEVICE), v_cache=torch.zeros
             dict(rotary_cos=torch.zeros(9, 4, device=DEVICE), rotary_sin=torch.zeros(9, 4, device=DEVICE)),
             "has 9 positions, and the cache has room for 16",
         ),
+        (
+            dict(rotary_cos=torch.zeros(16, 4, device=DEVICE), rotary_sin=torch.zeros(16, 4, device=DEVICE)),
+            "has 16 positions, and behind a full cache the rows of query need 17",
+        ),
         (dict(k_scale=torch.ones(2, device=DEVICE)), "k_scale and v_scale belong to a cache of torch.float8_e4m3fn"),
         (
             {x: torch.zeros(2, 2, 16, 16, device=DEVICE).to(torch.float8_e4m3fn) for x in ("k_cache", "v_cache")},
@@ -281,11 +285,37 @@ POOL = dict(k_cache=torch.zeros(4, 2, 8, 16, device=DEVICE), v_cache=torch.zeros
         ),
         (dict(splits=0), "splits is 0: pass 1 to 128"),
         (dict(query=torch.zeros(2, 4, 1, 16, device=DEVICE, requires_grad=True)), "decoding has none: call it under torch.no_grad()"),
+        (dict(k_cache=torch.zeros(2, 2, 16, 16, device=DEVICE, requires_grad=True)), "decoding has none: call it under torch.no_grad()"),
         (dict(window=(3,)), "window is (3,): pass (left, right)"),
     ],
 )
 def test_what_is_refused(changes, words):
     assert words in wrong(**changes)
+
+
+@pytest.mark.parametrize(
+    "change", [dict(splits=0), dict(scale="big"), dict(softcap=-1.0), dict(sinks=torch.zeros(3)), dict(alibi_slopes=[1.0])]
+)
+def test_what_is_refused_leaves_the_cache_as_it_was(change):
+    query, k_cache, v_cache, lengths = problem((3, 9), capacity=16)
+    before = k_cache.clone()
+    with pytest.raises(ValueError):
+        attention_decode(query, k_cache, v_cache, lengths, **NEW, **change)
+    torch.testing.assert_close(k_cache, before, rtol=0, atol=0, equal_nan=True)  # NaN behind the lengths
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.func.jacfwd])
+def test_transforms_that_want_derivatives_are_refused(transform):
+    query, k_cache, v_cache, _ = problem((3, 9), capacity=16)
+    with pytest.raises(ValueError, match="decoding has none"):
+        transform(lambda cache: attention_decode(query, cache, v_cache).sum())(k_cache)
+
+
+def test_autocast_on_a_cpu_changes_no_product():
+    query, k_cache, v_cache, lengths = (x.cpu() for x in problem((3, 9), capacity=16))
+    expected = attention_decode(query, k_cache, v_cache, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention_decode(query, k_cache, v_cache, lengths), expected)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,12 @@ def test_nothing_is_computed():
     assert explain(query, query, query, is_causal=True).path == "blockwise"
 
 
+def test_no_seed_is_drawn():
+    query, before = torch.randn(1, 2, 5, 8), torch.get_rng_state()
+    assert "dropout" in str(explain(query, query, query, dropout_p=0.5))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_on_a_gpu_it_names_the_tiles(monkeypatch):
     pytest.importorskip("triton")
     from flashlab.explain import _tiles

@@ -30,7 +30,6 @@ _names = {}
 _numbers = itertools.count()
 
 
-@torch.compiler.assume_constant_result  # the compiler calls it and keeps the name: what it traces is done only after the graph has run
 def name_of(mod):
     """A name by which operators find a `mask_mod` or `bias_mod` again."""
     if mod is None:
@@ -39,6 +38,11 @@ def name_of(mod):
         _names[mod] = f"{getattr(mod, '__module__', '')}.{getattr(mod, '__name__', 'mod')}#{next(_numbers)}"
         _mods[_names[mod]] = mod
     return _names[mod]
+
+
+# The compiler calls it and keeps the name: what it traces, it does only after the graph has run. This is what
+# torch.compiler.assume_constant_result sets, which would import the compiler, and Triton.
+name_of._dynamo_marked_constant = True
 
 
 def apply(query, key, value, spec: Spec, extras: Extras):

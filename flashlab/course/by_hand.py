@@ -34,7 +34,8 @@ OWN = "tiles_in_sight(start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROW
 ALL = "tiles_in_sight(at.start, band.seqlen_k, band.lowest, band.highest, CRAFT_ROWS * CRAFTS, KEYS)"
 PACKED = "return gl.inline_asm_elementwise(ROUND"
 UNPACKED = "low, high = gl.inline_asm_elementwise("
-PARTS = "return gl.sum(gl.sum(p.reshape([p.shape[0], p.shape[1] // 8, 4, 2]), axis=3), axis=1)"
+PARTS = "l = gl.sum(gl.sum(p, axis=3), axis=1)  # nobody waits for the others\n"
+WHOLE = PARTS + "    l = gl.maximum(l, gl.sum(l, axis=1)[:, None])\n"
 BELLS = "Shelf(tiles_for(K, PLACES), barriers(PLACES, 1), None, CRAFTS * CRAFT_THREADS + WARP_THREADS)"
 BARRIERS = "Shelf(tiles_for(K, PLACES), barriers(PLACES, 1), barriers(PLACES, CRAFTS), None)"
 DECISIONS = {
@@ -44,7 +45,9 @@ DECISIONS = {
     "p handed on in pairs": Decision(
         ((PACKED, "return p.to(dtype)\n    " + PACKED), (UNPACKED, "return gl.convert_layout(pairs, P)\n    " + UNPACKED))
     ),
-    "sums in parts, by thread": Decision(((PARTS, "return gl.sum(p, axis=1)[:, None]"),)),
+    "m raised where it must be": Decision((("RISE = 8.0", "RISE = -3e38"),)),
+    "m may stay behind by 8": Decision((("RISE = 8.0", "RISE = 0.0"),)),
+    "sums in parts, by thread": Decision(((PARTS, WHOLE), ("gl.sum(l, axis=1)\n", "gl.max(l, axis=1)\n"))),
     "masks at the edge alone": Decision((("band, scale, False, SCORES, P)", "band, scale, True, SCORES, P)"),)),
     "each craft its own tiles": Decision(((OWN, ALL),)),
     "last rows first": Decision((("(tiles - 1 - within // together)", "(within // together)"),)),
@@ -80,7 +83,7 @@ WITH_CLOCKS = (  # the same kernel, which keeps clocks
     ("acc, is_async=True)\n", "acc, is_async=True)\n    tick(Clocks, c, n, 1)\n"),
     ("    give_back(shared.k_shelf, n)\n    if MASKED", "    tick(Clocks, c, n, 2)\n    give_back(shared.k_shelf, n)\n    if MASKED"),
     ("    acc = warpgroup_mma_wait(0", "    tick(Clocks, c, n, 3)\n    acc = warpgroup_mma_wait(0"),
-    ("    give_back(shared.v_shelf, n - 1)\n    acc =", "    tick(Clocks, c, n, 4)\n    give_back(shared.v_shelf, n - 1)\n    acc ="),
+    ("    give_back(shared.v_shelf, n - 1)\n    p =", "    tick(Clocks, c, n, 4)\n    give_back(shared.v_shelf, n - 1)\n    p ="),
     ("done, passed, band, scale)", "done, passed, band, scale, Clocks)"),
     ("jobs, band, scale, TOGETHER):", "jobs, band, scale, TOGETHER, Clocks):"),
     ("jobs, band, scale, TOGETHER)),", "jobs, band, scale, TOGETHER, Clocks)),"),

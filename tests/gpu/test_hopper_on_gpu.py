@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -116,6 +117,20 @@ def test_keys_past_the_end_do_not_reach_rows_whose_scores_are_all_low(attend, he
     ours = attention_and_gradients(attend, tensors)
     assert all(x.isfinite().all() for x in ours.values())
     assert_as_good_as_plain(Case(512, 520, head_dim, False), ours, tensors)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("rise", [1.0, 7.5, 8.5, 60.0])
+def test_scores_that_rise_along_the_walk(rise, is_causal, head_dim, at_any_length):
+    """m follows them only where they rise by more than 8, in base 2. Every third row's scores fall, among others in a warp that rise."""
+    case = Case(1030, 1030, head_dim, is_causal)
+    query, key, value, grad_out = case.tensors(torch.bfloat16, "cuda")
+    tile = torch.arange(1030, device="cuda") // 128  # the walk is from the last one to the first
+    query[..., 0] = torch.where(torch.arange(1030, device="cuda") % 3 == 0, 1.0, -1.0)
+    key[..., 0] = tile * rise * math.log(2) * head_dim**0.5
+    tensors = [query, key, value, grad_out]
+    assert_as_good_as_plain(case, attention_and_gradients(by_hand, tensors, dict(is_causal=is_causal)), tensors)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

@@ -1,4 +1,8 @@
-"""Forward pass on Hopper (Dao 2023, Algorithm 1; Shah et al. 2024, §3.2): the softmax of one tile runs beside the products of others."""
+"""Forward pass on Hopper (Dao 2023, Algorithm 1; Shah et al. 2024, §3.2): the softmax of one tile runs beside the products of others.
+
+What is subtracted in front of exp2 need not be a row's maximum: any m does, if it is the same for all keys and no p overflows. So m is
+raised, and l and acc are scaled, only where a score exceeds it by more than RISE (Zadouri et al. 2026, who do so on Blackwell GPUs).
+"""
 
 from typing import Any, NamedTuple
 
@@ -43,6 +47,8 @@ CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many
     128: dict(CRAFTS=2, PLACES=2, REGISTERS=240, TURNS=False),
 }
 L2_BYTES = 2**25  # of keys and values that programs which run together read
+RISE = 8.0  # in base 2: p is at most 2⁸, which float16 holds as exactly as 1
+LOWEST = gl.constexpr(torch.finfo(torch.float32).min)
 
 
 class Shared(NamedTuple):
@@ -92,22 +98,104 @@ def read_next(numbers, done):
 
 
 @gluon.jit
-def online_softmax_step(scores, m, l, scale, MASKED: gl.constexpr):
-    """(p, m, l, rescale): fold a tile of products into the running softmax (Dao 2023, Algorithm 1, lines 9-10), in base 2."""
-    m_new = gl.maximum(m, gl.max(scores, axis=1) * scale)  # [CRAFT_ROWS]
-    pivot = m_new
-    if MASKED:
-        pivot = gl.where(m_new == -float("inf"), 0.0, m_new)  # a row that has seen no key yet
-    p = gl.exp2(scores * scale - pivot[:, None])  # [CRAFT_ROWS, KEYS]
-    rescale = gl.exp2(m - pivot)  # [CRAFT_ROWS]
-    l = l * gl.convert_layout(rescale, gl.SliceLayout(1, l.type.layout))[:, None] + sums_by_thread(p)
-    return p, m_new, l, rescale
+def by_thread(x):
+    """A tile as its threads have it, [rows, columns / 8, 4, 2]: four threads share a row, two columns of every eight each."""
+    return x.reshape([x.shape[0], x.shape[1] // 8, 4, 2])
 
 
 @gluon.jit
-def sums_by_thread(p):
-    """Rowsums of p in parts: [CRAFT_ROWS, 4]. Four threads share a row, two columns of every eight each: nobody waits for the others."""
-    return gl.sum(gl.sum(p.reshape([p.shape[0], p.shape[1] // 8, 4, 2]), axis=3), axis=1)
+def beside(x, parts):
+    """What each thread has of its rows, [rows, 4], as a factor for its parts of a tile."""
+    return gl.convert_layout(x, gl.SliceLayout(1, gl.SliceLayout(3, parts.type.layout)))[:, None, :, None]
+
+
+@gluon.jit
+def highest_by_thread(scores, scale):
+    """The highest score that each thread has of a row: [CRAFT_ROWS, 4]."""
+    return gl.max(gl.max(by_thread(scores), axis=3), axis=1) * scale
+
+
+@gluon.jit
+def exponentials(scores, m, scale):
+    """(p, its rowsums by thread): [CRAFT_ROWS, KEYS] and [CRAFT_ROWS, 4]."""
+    parts = by_thread(scores)
+    p = gl.exp2(parts * scale - beside(m, parts))
+    l = gl.sum(gl.sum(p, axis=3), axis=1)  # nobody waits for the others
+    return gl.convert_layout(p.reshape(scores.shape), scores.type.layout), l
+
+
+@gluon.jit
+def softmax_of_first(scores, scale):
+    """(p, m, l) of the first tile of a walk. m is finite where a row has seen no key yet, and exp2(−inf − m) = 0."""
+    highest = highest_by_thread(scores, scale)
+    m = gl.maximum(gl.maximum(highest, gl.max(highest, axis=1)[:, None]), LOWEST)  # [CRAFT_ROWS, 4], alike for a row's four threads
+    p, l = exponentials(scores, m, scale)
+    return p, m, l
+
+
+@gluon.jit
+def online_softmax_step(scores, m, l, scale):
+    """(p, m, l, rescale, risen): fold a tile of products into the running softmax (Dao 2023, Algorithm 1, lines 9-10), in base 2.
+
+    risen: not 0 where m is another than before, so that acc is to be multiplied by rescale.
+    """
+    highest = gl.convert_layout(highest_by_thread(scores, scale), m.type.layout)
+    risen, m, l, rescale = gl.inline_asm_elementwise(
+        RAISE, "=&r,=f,=f,=&f,f,1,2", [highest, m, l], dtype=(gl.int32, gl.float32, gl.float32, gl.float32), is_pure=True, pack=1,
+    )  # fmt: skip
+    p, sums = exponentials(scores, m, scale)
+    return p, m, l + sums, rescale, risen
+
+
+# A warp decides for its sixteen rows, of which this sees eight at a time. What none of its threads wants is jumped over.
+RAISE = gl.constexpr(
+    """{ // risen, m, l, rescale = $0, $1, $2, $3; highest = $4
+    .reg .pred any; .reg .f32 limit, other, before;
+    add.f32 limit, $1, RISE;
+    setp.gt.f32 any, $4, limit;
+    vote.sync.any.pred any, any, -1;
+    selp.s32 $0, 1, 0, any;
+    mov.f32 $3, 0f3F800000; // 1
+    @!any bra STAYS;
+    mov.f32 before, $1;
+    max.f32 $1, $1, $4;
+    shfl.sync.bfly.b32 other, $1, 1, 31, -1;
+    max.f32 $1, $1, other;
+    shfl.sync.bfly.b32 other, $1, 2, 31, -1;
+    max.f32 $1, $1, other;
+    sub.f32 $3, before, $1;
+    ex2.approx.ftz.f32 $3, $3;
+    mul.f32 $2, $2, $3;
+    STAYS:
+}""".replace("RISE", str(RISE))
+)
+
+
+@gluon.jit
+def rescaled(acc, rescale, risen):
+    """acc · rescale, jumped over by a warp none of whose rows has another m."""
+    REGISTERS: gl.constexpr = acc.shape[1] // 2  # of a thread
+    parts = by_thread(acc)
+    parts = gl.inline_asm_elementwise(
+        scale_of(REGISTERS), constraints_of(REGISTERS), [parts, beside(rescale, parts), beside(risen, parts)],
+        dtype=gl.float32, is_pure=True, pack=REGISTERS,
+    )  # fmt: skip
+    return gl.convert_layout(parts.reshape(acc.shape), acc.type.layout)
+
+
+@triton.constexpr_function
+def scale_of(registers):
+    """PTX for all registers of acc that a thread has. Of four in a row, two belong to one row of the tile and two to another."""
+    rescale, risen = 2 * registers, 3 * registers
+    jump = f"or.b32 both, ${risen}, ${risen + 2}; setp.ne.s32 any, both, 0; @!any bra STAYS;"
+    scale = "".join(f"mul.f32 ${i}, ${i}, ${rescale + i};" for i in range(registers))
+    return f"{{ .reg .pred any; .reg .s32 both; {jump} {scale} STAYS: }}"
+
+
+@triton.constexpr_function
+def constraints_of(registers):
+    """acc comes and goes in the same registers; beside each is its rescale, and whether it has risen."""
+    return ",".join(["=f"] * registers + [str(i) for i in range(registers)] + ["f"] * registers + ["r"] * registers)
 
 
 @gluon.jit
@@ -164,11 +252,11 @@ def walk_step(
     give_back(shared.k_shelf, n)
     if MASKED:
         scores = masked(scores, i, tile, band)
-    p, m, l, rescale = online_softmax_step(scores, m, l, scale, MASKED)
+    p, m, l, rescale, risen = online_softmax_step(scores, m, l, scale)
     acc = warpgroup_mma_wait(0, deps=(acc,))  # [CRAFT_ROWS, D]
     give_back(shared.v_shelf, n - 1)
-    acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, acc.type.layout))[:, None]
-    return pack(p, v.dtype), m, l, acc
+    p = pack(p, v.dtype)
+    return p, m, l, rescaled(acc, rescale, risen)
 
 
 @gluon.jit
@@ -210,15 +298,13 @@ def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band
         pass_turn(c, shared)
 
     i = start + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
-    m = gl.full([CRAFT_ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
-    l = sums_by_thread(gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES))  # [CRAFT_ROWS, 4]
     acc = gl.zeros([CRAFT_ROWS, D], gl.float32, ACC)
     q = take(shared.q_shelf, CRAFTS * done + c)  # [CRAFT_ROWS, D]
 
     k = take(shared.k_shelf, first)
     scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False)
     give_back(shared.k_shelf, first)
-    p, m, l, rescale = online_softmax_step(masked(scores, i, my_end - 1, band), m, l, scale, True)
+    p, m, l = softmax_of_first(masked(scores, i, my_end - 1, band), scale)
     p = pack(p, q.dtype)
     for n in range(first + 1, top - full_end):
         p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
@@ -235,7 +321,8 @@ def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band
         take_turn(c, shared)
         pass_turn(c, shared)
 
-    l = gl.convert_layout(gl.sum(l, axis=1), gl.SliceLayout(1, SCORES))  # [CRAFT_ROWS]
+    m, l = gl.max(m, axis=1), gl.sum(l, axis=1)
+    m, l = gl.convert_layout(m, gl.SliceLayout(1, SCORES)), gl.convert_layout(l, gl.SliceLayout(1, SCORES))  # [CRAFT_ROWS]
     out = acc * gl.convert_layout(1.0 / gl.where(l == 0.0, 1.0, l), gl.SliceLayout(1, ACC))[:, None]  # no key seen: 0, not 0/0
     put_away(Out, out, shared.q_shelf, c, at)
     lse = (m + gl.log2(l)) * LN_2  # natural log; −inf where no key was seen

@@ -3,10 +3,10 @@
 import torch
 
 from flashlab import blocks, checks, ops
+from flashlab.remembered import Remembered
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
-_calls = {}  # calls that have been checked, of numbers and words alone: their Spec
-MOST_CALLS = 4096  # a model that generates text never sees the same length twice
+_calls = Remembered()  # calls that have been checked, of numbers and words alone: their Spec
 NUMBERS_AND_WORDS = {type(None), bool, int, float, str}
 
 
@@ -170,9 +170,7 @@ def described(
     if any(x is not None for x in extras):
         return query, key, value, spec, extras
     if call is not None:
-        if len(_calls) >= MOST_CALLS:
-            _calls.clear()
-        _calls[call] = spec
+        _calls.keep(call, spec)
     return query, key, value, spec, NO_EXTRAS
 
 
@@ -185,8 +183,11 @@ def _call(tensors, window, *features):
     if ops.is_traced() or torch._C._are_functorch_transforms_active():
         return None
     types = (*(map(type, window) if type(window) is tuple else (type(window),)), *map(type, features))
-    if not NUMBERS_AND_WORDS.issuperset(types) or not all(type(x) in ops.PLAIN and x.layout == torch.strided for x in tensors):
+    if not NUMBERS_AND_WORDS.issuperset(types):
         return None
+    for x in tensors:
+        if type(x) not in ops.PLAIN or x.layout != torch.strided:
+            return None
     looks = [(x.dtype, x.device, x.shape, x.stride()) for x in tensors]
     return (*looks, window, features, types, torch.are_deterministic_algorithms_enabled())
 

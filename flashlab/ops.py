@@ -19,7 +19,7 @@ NUMBERS = (
     "float? scale, bool is_causal, int left, int right, bool bottom_right, float softcap, float dropout_p, "
     "str mask_mod, str bias_mod, bool deterministic"
 )
-EXTRAS, HOW_MANY_NUMBERS = len(Extras._fields), NUMBERS.count(",") + 1
+EXTRAS = len(Extras._fields)
 FEATURES = f"{TENSORS}, {NUMBERS}"
 SAVED = "Tensor query, Tensor key, Tensor value"
 
@@ -57,12 +57,14 @@ def apply(query, key, value, spec: Spec, extras: Extras):
         return Attention.apply(query, key, value, *flatten(spec, extras))
     if transformed or is_traced():
         return Attention.apply(query, key, value, *flatten(spec, extras))
-    if not torch.is_grad_enabled() and forward_ad._current_level < 0:  # forward-mode derivatives raise, and it is the function that does
-        return attention_forward(query, key, value, *flatten(spec, extras))
+    tensors = (query, key, value) if extras is NO_EXTRAS else (query, key, value, *extras)
+    wanted = torch.is_grad_enabled() and (spec.bias_mod is not None or any(x is not None and x.requires_grad for x in tensors))
+    if (
+        not wanted and forward_ad._current_level < 0
+    ):  # the function raises in forward mode, and keeps no graph of what a bias_mod reads
+        return attention_forward.of(spec, extras, query, key, value)
     # What Function.apply comes down to once it has bound default arguments, of which there are none: binding takes longer than a launch.
-    if extras is NO_EXTRAS:
-        return super(torch.autograd.Function, PlainAttention).apply(query, key, value, spec)
-    return super(torch.autograd.Function, Attention).apply(query, key, value, *flatten(spec, extras))
+    return super(torch.autograd.Function, EagerAttention).apply(query, key, value, spec, *(() if extras is NO_EXTRAS else extras))
 
 
 def is_traced():
@@ -90,43 +92,46 @@ def _spec(scale, is_causal, left, right, bottom_right, softcap, dropout_p, mask_
 
 
 @torch.autocast("cpu", enabled=False)
-def _forward_on_cpu(query, key, value, *features):
-    return blockwise.forward(query, key, value, *_described(query, features))
+def _forward_on_cpu(query, key, value, spec, extras):
+    return blockwise.forward(query, key, value, spec, extras)
 
 
 @torch.autocast("cpu", enabled=False)
-def _backward_on_cpu(grad_out, grad_lse, query, key, value, out, lse, *features):
-    spec, extras = _described(query, features)
+def _backward_on_cpu(grad_out, grad_lse, query, key, value, out, lse, spec, extras):
     return blockwise.backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
 
 
 @torch.autocast("cpu", enabled=False)
-def _mask_gradient_on_cpu(grad_out, query, key, value, lse, delta, *features):
-    return blockwise.mask_gradient(grad_out, query, key, value, lse, delta, *_described(query, features))
+def _mask_gradient_on_cpu(grad_out, query, key, value, lse, delta, spec, extras):
+    return blockwise.mask_gradient(grad_out, query, key, value, lse, delta, spec, extras)
 
 
-def _forward_on_cuda(query, key, value, *features):
-    _require_triton()
-    from flashlab.kernels import paths
-
-    spec, extras = _described(query, features)
+def _forward_on_cuda(query, key, value, spec, extras):
+    forward = _kernels().forward(query, key, value, spec, extras)
     with torch.cuda.device_of(query):
-        return paths.forward(query, key, value, spec, extras)(query, key, value, spec, extras)
+        return forward(query, key, value, spec, extras)
 
 
-def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, *features):
-    from flashlab.kernels import paths
-
-    spec, extras = _described(query, features)
+def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, spec, extras):
+    backward = _kernels().backward(query, key, value, spec, extras, grad_out)
     with torch.cuda.device_of(query):
-        return paths.backward(query, key, value, spec, extras, grad_out)(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
+        return backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
 
 
-def _mask_gradient_on_cuda(grad_out, query, key, value, lse, delta, *features):
+def _mask_gradient_on_cuda(grad_out, query, key, value, lse, delta, spec, extras):
     from flashlab.kernels.mask_gradient import mask_gradient
 
     with torch.cuda.device_of(query):
-        return mask_gradient(grad_out, query, key, value, lse, delta, *_described(query, features))
+        return mask_gradient(grad_out, query, key, value, lse, delta, spec, extras)
+
+
+@functools.cache
+def _kernels():
+    """Which kernels serve a call: what imports Triton."""
+    _require_triton()
+    from flashlab.kernels import paths
+
+    return paths
 
 
 def _forward_shapes(query, key, value, *features):
@@ -152,18 +157,32 @@ class Operator:
     def __init__(self, name, arguments, results, on_cpu, on_cuda, shapes):
         torch.library.define(f"flashlab::{name}", f"({arguments}, {FEATURES}) -> {results}")
         self.by_device = {"cpu": on_cpu, "cuda": on_cuda}
+        names = [argument.split()[-1] for argument in arguments.split(", ")]
         for device, function in self.by_device.items():
-            torch.library.impl(f"flashlab::{name}", device, function)
+            torch.library.impl(f"flashlab::{name}", device, _flattened(function, len(names), names.index("query")))
         torch.library.register_fake(f"flashlab::{name}", shapes)
         self.registered = getattr(torch.ops.flashlab, name).default
 
-    def __call__(self, first, *others):
-        if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active():
-            return self.registered(first, *others)
-        function = self.by_device.get(first.device.type)
-        if function is None or not all(map(_is_plain, (first, *others[:-HOW_MANY_NUMBERS]))):
-            return self.registered(first, *others)
-        return function(first, *others)
+    def __call__(self, *arguments):
+        """Tensors, and features that are flattened."""
+        return self.registered(*arguments)
+
+    def of(self, spec, extras, *tensors):
+        """The same where neither the compiler nor a transform looks on."""
+        function = self.by_device.get(tensors[0].device.type)
+        involved = tensors if extras is NO_EXTRAS else tensors + extras
+        if function is None or is_in_torch_dispatch_mode() or not all(map(_is_plain, involved)):
+            return self.registered(*tensors, *flatten(spec, extras))
+        return function(*tensors, spec, extras)
+
+
+def _flattened(function, tensors, query):
+    """A function of (*tensors, spec, extras) as the operator calls it. query: which of the tensors that is."""
+
+    def flattened(*arguments):
+        return function(*arguments[:tensors], *_described(arguments[query], arguments[tensors:]))
+
+    return flattened
 
 
 def _is_plain(x):
@@ -198,42 +217,63 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_out, grad_lse):
         query, key, value, *extras, out, lse = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        mask_wanted, sinks_wanted = wanted[3], wanted[3 + Extras._fields.index("sinks")]
-        grads = _gradients(mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *extras, *ctx.numbers)
-        grad_query, grad_key, grad_value, grad_mask, grad_sinks = grads
-        by_name = {"attn_mask": grad_mask, "sinks": grad_sinks}
-        return grad_query, grad_key, grad_value, *(by_name.get(name) for name in Extras._fields), *(None,) * len(ctx.numbers)
+        features = *extras, *ctx.numbers
+        if grad_out is None:
+            grad_out = torch.zeros_like(out)
+        # Only create_graph=True leaves gradients on here. Compiled code is never differentiated twice.
+        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        gradients = AttentionBackward.apply if twice else AttentionBackward.forward
+        grads = gradients(*_wanted(ctx.needs_input_grad[3:]), grad_out, grad_lse, query, key, value, out, lse, *features)
+        return *grads[:3], *_of_extras(grads), *(None,) * len(ctx.numbers)
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
         return _one_by_one(Attention, info, in_dims, arguments)
 
 
-class PlainAttention(torch.autograd.Function):
-    """`Attention` of a call without extras: torch looks at each argument, and a small call feels it."""
+class EagerAttention(torch.autograd.Function):
+    """`Attention` where neither the compiler nor a transform looks on. torch looks at each argument, and a small call feels it."""
 
     @staticmethod
-    def forward(ctx, query, key, value, spec):
-        out, lse = attention_forward(query, key, value, *flatten(spec, NO_EXTRAS))
-        ctx.save_for_backward(query, key, value, out, lse)
+    def forward(ctx, query, key, value, spec, *extras):
+        out, lse = attention_forward.of(spec, Extras(*extras) if extras else NO_EXTRAS, query, key, value)
+        ctx.save_for_backward(query, key, value, *extras, out, lse)
         ctx.spec = spec
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx, grad_out, grad_lse):
-        return *_gradients(False, False, grad_out, grad_lse, *ctx.saved_tensors, *flatten(ctx.spec, NO_EXTRAS))[:3], None
+        query, key, value, *extras, out, lse = ctx.saved_tensors
+        given = Extras(*extras) if extras else NO_EXTRAS
+        if grad_out is None:
+            grad_out = torch.zeros_like(out)
+        arguments = *_wanted(ctx.needs_input_grad[4:]), grad_out, grad_lse, query, key, value, out, lse
+        if torch.is_grad_enabled():  # create_graph=True
+            grads = AttentionBackward.apply(*arguments, *flatten(ctx.spec, given))
+        else:
+            grads = _gradients(lambda operator, *tensors: operator.of(ctx.spec, given, *tensors), given.sinks, *arguments)
+        return *grads[:3], None, *(_of_extras(grads) if extras else ())
 
 
-def _gradients(mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *features):
-    """What `AttentionBackward` returns, as part of a graph only where it may be differentiated again."""
-    if grad_out is None:
-        grad_out = torch.zeros_like(out)
-    arguments = (mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *features)
-    # Only create_graph=True leaves gradients on here. Compiled code is never differentiated twice.
-    twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return AttentionBackward.apply(*arguments) if twice else AttentionBackward.forward(*arguments)
+def _wanted(extras):
+    """(mask_wanted, sinks_wanted), from which of the extras want a gradient."""
+    return (extras[0], extras[Extras._fields.index("sinks")]) if extras else (False, False)
+
+
+def _of_extras(grads):
+    """The gradients of extras, in their order."""
+    *_, grad_mask, grad_sinks = grads
+    by_name = {"attn_mask": grad_mask, "sinks": grad_sinks}
+    return (by_name.get(name) for name in Extras._fields)
+
+
+def _gradients(run, sinks, mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse):
+    """Those of query, key, value, attn_mask and sinks. run: calls an operator with tensors, and the features."""
+    *grads, delta = run(attention_backward, grad_out, grad_lse, query, key, value, out, lse)
+    grad_mask = run(attention_mask_gradient, grad_out, query, key, value, lse, delta) if mask_wanted else None
+    grad_sinks = _sinks_gradient(sinks, lse, delta) if sinks_wanted else None
+    return *grads, grad_mask, grad_sinks
 
 
 class AttentionBackward(torch.autograd.Function):
@@ -241,12 +281,9 @@ class AttentionBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse, *features):
-        extras = Extras(*features[:EXTRAS])
-        grads = attention_backward(grad_out, grad_lse, query, key, value, out, lse, *features)
-        *grads, delta = grads
-        grad_mask = attention_mask_gradient(grad_out, query, key, value, lse, delta, *features) if mask_wanted else None
-        grad_sinks = _sinks_gradient(extras.sinks, lse, delta) if sinks_wanted else None
-        return *grads, grad_mask, grad_sinks
+        sinks = Extras(*features[:EXTRAS]).sinks
+        arguments = mask_wanted, sinks_wanted, grad_out, grad_lse, query, key, value, out, lse
+        return _gradients(lambda operator, *tensors: operator(*tensors, *features), sinks, *arguments)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -260,12 +297,9 @@ class AttentionBackward(torch.autograd.Function):
         grad_out, grad_lse, query, key, value, *extras = ctx.saved_tensors
         spec, extras = _described(query, (*extras, *ctx.numbers))
         with torch.autocast(query.device.type, enabled=False):
-            *grads, grad_mask, grad_sinks = second_order.backward_of_backward(
-                grads_of_grads, grad_out, grad_lse, query, key, value, spec, extras
-            )
-        by_name = {"attn_mask": grad_mask, "sinks": grad_sinks}
+            grads = second_order.backward_of_backward(grads_of_grads, grad_out, grad_lse, query, key, value, spec, extras)
         # out and lse were functions of query, key and value: what they would receive is in those gradients already.
-        return None, None, *grads, None, None, *(by_name.get(name) for name in Extras._fields), *(None,) * len(ctx.numbers)
+        return None, None, *grads[:-2], None, None, *_of_extras(grads), *(None,) * len(ctx.numbers)
 
     @staticmethod
     def vmap(info, in_dims, *arguments):

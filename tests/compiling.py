@@ -25,6 +25,7 @@ from flashlab.kernels import launch as launching
 from flashlab.kernels.hopper import backward as hopper_backward
 from flashlab.kernels.hopper import forward as hopper_forward
 from flashlab.masks import documents
+from flashlab.remembered import Remembered
 from flashlab.spec import Extras, Spec
 from tests.protocol import nearer
 
@@ -103,7 +104,7 @@ def compile_kernel(target, kernel, arguments, constants, arch=None, **options):
 def as_if_on(target, launch):
     """The library as it would behave on `target`, with another launch."""
     capability = target if target == "gfx942" else target_number(target)
-    replaced = [(launching, "launch", launch), (launching, "_plans", {})]
+    replaced = [(launching, "launch", launch), (launching, "_plans", Remembered())]
     replaced.append((configs, "target_of", lambda query: capability))
     if target != "gfx942":
         replaced.append((configs, "has_fast_tanh", lambda query: query.dtype != torch.float32))

@@ -18,13 +18,15 @@ def peak_bytes(work, device="cpu"):
 
 
 def _peak_on_cuda(work):
+    def asked_for(when):  # what it hands out may be a larger block, which earlier work left
+        return torch.cuda.memory_stats()[f"requested_bytes.all.{when}"]
+
     torch.cuda.synchronize()
-    torch.cuda.empty_cache()  # a block that is left from earlier work is handed out whole, though less was asked for
-    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
+    before = asked_for("current")
     work()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    return asked_for("peak") - before
 
 
 def _peak_on_cpu(work):

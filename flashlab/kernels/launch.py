@@ -10,6 +10,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from flashlab.kernels import configs, turing
 from flashlab.kernels.shaping import Features, as_jit, features_of
 from flashlab.kernels.tile import Packing, Shape, View, broadcast_view, view
+from flashlab.remembered import Remembered
 from flashlab.spec import NO_EXTRAS
 
 
@@ -44,23 +45,39 @@ class Launch:
     def __init__(self, kernel, programs, numbers, constants, view=view, described=None, describe=describe):
         self.kernel, self.programs, self.numbers, self.constants, self.view = kernel, programs, numbers, constants, view
         self.described, self.describe = described or {}, describe
-        self.compiled = self.last = None  # what Triton made of them, and the constants that it still wants to be passed
+        self.strides = self.rest = self.run = None  # what Triton made of them, and all that it wants to be passed but addresses
 
     def __call__(self, *tensors):
         if not self.programs:
             return
-        arguments = [*map(self.view, tensors), *self.numbers]
+        if self.run is None:
+            self._first(tensors)
+        else:  # a call of JITFunction looks at every argument again, which takes longer than a small kernel runs
+            arguments = list(map(_address, tensors, self.strides))
+            for place, tile in self.described.items():
+                arguments[place] = self.describe(tensors[place], tile)
+            self.run(*arguments, *self.rest)
+
+    def _first(self, tensors):
+        arguments = [*map(self.view, tensors)]
+        self.strides = [getattr(argument, "strides", None) for argument in arguments]
         for place, tile in self.described.items():
             arguments[place] = self.describe(tensors[place], tile)
-        if self.compiled is None:
-            self.last = [self.constants[name] for name in self.kernel.arg_names[len(arguments) :]]
-            self.compiled = launch(self.kernel, self.programs, *arguments, **self.constants)  # other threads may see it from here on
-        else:  # a call of JITFunction looks at every argument again, which takes longer than a small kernel runs
-            self.compiled[self.programs, 1, 1](*arguments, *self.last)
+        arguments += self.numbers
+        self.rest = (*self.numbers, *(self.constants[name] for name in self.kernel.arg_names[len(arguments) :]))
+        compiled = launch(self.kernel, self.programs, *arguments, **self.constants)
+        if compiled is not None:  # Triton's interpreter compiles nothing
+            self.run = compiled[self.programs, 1, 1]  # other threads may see it from here on
 
 
-_plans = {}
-MOST_PLANS = 4096  # a model that generates text never sees the same length twice
+def _address(x, strides):
+    """A tensor as what has been compiled takes it: of a View no more than an address and strides is left. None stays None."""
+    if x is None:
+        return None
+    return x.data_ptr() if strides is None else (x.data_ptr(), strides)
+
+
+_plans = Remembered()
 
 
 def planned(plan, tensors, spec, extras, tiles=None, numbers=()):
@@ -71,12 +88,7 @@ def planned(plan, tensors, spec, extras, tiles=None, numbers=()):
     if extras is not NO_EXTRAS or tiles is not None:
         return plan(*tensors, spec, extras, tiles, *numbers)
     call = (plan, spec, numbers, tensors[0].device, configs.dot_precision(), *map(_signature, tensors))
-    found = _plans.get(call)
-    if found is None:
-        if len(_plans) >= MOST_PLANS:
-            _plans.clear()
-        found = _plans[call] = plan(*tensors, spec, extras, tiles, *numbers)
-    return found
+    return _plans.get(call) or _plans.keep(call, plan(*tensors, spec, extras, tiles, *numbers))
 
 
 def _signature(x):

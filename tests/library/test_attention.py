@@ -271,11 +271,10 @@ def test_views_that_mean_the_negative_go_through_torch_which_resolves_them(monke
     x = torch.randn(1, 2, 9, 8, dtype=torch.complex64).conj().imag
     assert x.is_neg()
     monkeypatch.setitem(ops.attention_forward.by_device, "cpu", lambda *arguments: "straight")
-    features = ops.flatten(Spec(8**-0.5), NO_EXTRAS)
     plain = x.resolve_neg()
-    assert ops.attention_forward(plain, plain, plain, *features) == "straight"
+    assert ops.attention_forward.of(Spec(8**-0.5), NO_EXTRAS, plain, plain, plain) == "straight"
     for arguments in ((x, plain, plain), (plain, plain, x)):
-        out, _ = ops.attention_forward(*arguments, *features)
+        out, _ = ops.attention_forward.of(Spec(8**-0.5), NO_EXTRAS, *arguments)
         torch.testing.assert_close(out, F.scaled_dot_product_attention(*arguments))
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from flashlab import reference
+from flashlab import reference, remembered
+from flashlab.remembered import Remembered
 from flashlab.spec import Spec
 from tests.protocol import FEATURE_CASES, PLAIN_CASES, Case, assert_as_good_as_plain
 
@@ -49,7 +50,7 @@ def test_error_is_at_most_twice_that_of_plain_torch_in_float16(case):
 
 
 def test_a_call_is_planned_once_for_all_calls_like_it(monkeypatch):
-    plans, seen = {}, []
+    plans, seen = Remembered(), []
     monkeypatch.setattr(launch, "_plans", plans)
 
     def call(seqlen=33, dtype=torch.float32, spec=Spec(0.3), first=0, lay_out=lambda x: x):  # noqa: B008 (a Spec is frozen)
@@ -68,7 +69,7 @@ def test_a_call_is_planned_once_for_all_calls_like_it(monkeypatch):
     call(lay_out=lambda x: x.mT.contiguous().mT)
     call(first=1)  # begins at an address that is no multiple of 16
     assert seen == [1, 1, 2, 3, 4, 5, 6]
-    monkeypatch.setattr(launch, "MOST_PLANS", 6)
+    monkeypatch.setattr(remembered, "MOST", 6)
     call(seqlen=35)
     assert seen[-1] == 1
 

@@ -4,6 +4,7 @@ import math
 import numbers
 
 import torch
+from torch.autograd import forward_ad
 
 from flashlab.blocks import BLOCK, BlockMask
 from flashlab.spec import UNLIMITED
@@ -372,12 +373,21 @@ def new_keys(key, value, query, k_cache, v_cache):
 
 def no_gradient(*tensors):
     """Decoding is for inference: what wants derivatives would get none."""
-    if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
-        transformed = any(isinstance(x, torch.Tensor) and torch._C._functorch.is_gradtrackingtensor(x) for x in tensors)
-    else:
-        transformed = False
-    if transformed or torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in tensors):
-        raise ValueError("an input requires a gradient, and decoding has none: call it under torch.no_grad(), or use flashlab.attention.")
+    instead = "and decoding has none: call it under torch.no_grad(), or use flashlab.attention."
+    if torch.is_grad_enabled():
+        if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():  # tensors do not say there what they require
+            raise ValueError(f"an input may require a gradient, of a torch.func transform that is compiled, {instead}")
+        if any(isinstance(x, torch.Tensor) and _without_vmap(x).requires_grad for x in tensors):
+            raise ValueError(f"an input requires a gradient, {instead}")
+    if forward_ad._current_level >= 0:  # whether a tensor has a tangent cannot be asked under every transform
+        raise ValueError("forward-mode derivatives are taken here, and decoding has none: call it outside of jvp and dual_level.")
+
+
+def _without_vmap(tensor):
+    """All slices of a tensor of which torch.vmap shows one, and which does not say there what it requires."""
+    while torch._C._functorch.is_batchedtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def rotary(cos, sin, query, lengths, capacity, furthest):

@@ -48,7 +48,7 @@ def attention_decode(
     Source: split keys as in Flash-Decoding (Dao et al. 2023), pages as in PagedAttention (Kwon et al. 2023).
     """
     checks.caches(query, k_cache, v_cache, block_table)
-    checks.no_gradient(query, key, value, k_cache, v_cache, sinks, rotary_cos, rotary_sin, k_scale, v_scale)
+    checks.no_gradient(query, key, value, k_cache, v_cache, alibi_slopes, sinks, rotary_cos, rotary_sin, k_scale, v_scale)
     batch, pages, page = query.shape[0], k_cache.shape[0], k_cache.shape[2]
     capacity = page if block_table is None else page * (block_table.shape[1] if isinstance(block_table, torch.Tensor) else 0)
     added, look = checks.new_keys(key, value, query, k_cache, v_cache), check or query.device.type == "cpu"

@@ -304,11 +304,36 @@ def test_what_is_refused_leaves_the_cache_as_it_was(change):
     torch.testing.assert_close(k_cache, before, rtol=0, atol=0, equal_nan=True)  # NaN behind the lengths
 
 
-@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.func.jacfwd])
-def test_transforms_that_want_derivatives_are_refused(transform):
+def vmapped_grad(function):
+    return torch.func.grad(lambda cache: torch.func.vmap(function)(cache[None]).sum())
+
+
+def vmapped_jvp(function):
+    return lambda cache: torch.func.jvp(torch.func.vmap(function), (cache[None],), (cache[None],))
+
+
+TRANSFORMS = [torch.func.grad, torch.func.jacrev, torch.func.jacfwd, vmapped_grad, vmapped_jvp]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_that_want_derivatives_are_refused(transform, compiled):
     query, k_cache, v_cache, _ = problem((3, 9), capacity=16)
+    function = transform(lambda cache: attention_decode(query, cache, v_cache).sum())
+    if compiled:
+        torch.compiler.reset()
+        function = torch.compile(function, backend="aot_eager")
     with pytest.raises(ValueError, match="decoding has none"):
-        transform(lambda cache: attention_decode(query, cache, v_cache).sum())(k_cache)
+        function(k_cache)
+
+
+@pytest.mark.parametrize("name", ["query", "sinks", "alibi_slopes"])
+def test_forward_mode_is_refused(name):
+    query, k_cache, v_cache, _ = problem((3, 9), capacity=16)
+    arguments = dict(query=query, sinks=torch.zeros(4, device=DEVICE), alibi_slopes=torch.zeros(4, device=DEVICE))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(ValueError, match="forward-mode"):
+        arguments[name] = torch.autograd.forward_ad.make_dual(arguments[name], torch.ones_like(arguments[name]))
+        attention_decode(k_cache=k_cache, v_cache=v_cache, **arguments)
 
 
 def test_autocast_on_a_cpu_changes_no_product():

@@ -213,7 +213,7 @@ def cu_seqlens(of_queries, of_keys, query, key):
             came = f"{starts.dtype}, {_shape(starts)}" if isinstance(starts, torch.Tensor) else f"a {type(starts).__name__}"
             raise ValueError(f"{name} is {came}: pass an int32 tensor (sequences + 1,): 0, then the running total of lengths.")
         _same_device(name, starts, query.device)
-        if starts.device.type == "cpu" and not torch.compiler.is_compiling() and not torch._C._functorch.is_batchedtensor(starts):
+        if starts.device.type == "cpu" and _readable(starts):
             _running_total(name, starts.tolist(), total)
     if len(of_queries) != len(of_keys):
         raise ValueError(
@@ -249,6 +249,11 @@ def block_mask_sizes(mask_mod, seqlen_q, seqlen_k, batch, heads):
     for name, size, least in (("seqlen_q", seqlen_q, 0), ("seqlen_k", seqlen_k, 0), ("batch", batch, 1), ("heads", heads, 1)):
         if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < least:
             raise ValueError(f"{name} is {size!r}: pass a whole number from {least} on. Blocks are of {BLOCK} × {BLOCK} pairs.")
+
+
+def _readable(tensor):
+    """Whether there are numbers to look at: the compiler has none yet, and under torch.vmap a tensor is many."""
+    return not torch.compiler.is_compiling() and (tensor is None or not torch._C._functorch.is_batchedtensor(tensor))
 
 
 def _running_total(name, starts, total):
@@ -320,7 +325,7 @@ def caches(query, k_cache, v_cache, block_table):
 
 
 def cache_lengths(lengths, batch, capacity, added, device, look):
-    """How many keys of the cache each sequence has, before any are added. look: read the numbers, which waits for a GPU."""
+    """How many keys of the cache each sequence has, before any are added. look: read the numbers where there are, which waits for a GPU."""
     if lengths is None:
         if added:
             raise ValueError("cache_lengths is missing where key and value are to be added: pass how many keys each sequence has so far.")
@@ -329,7 +334,7 @@ def cache_lengths(lengths, batch, capacity, added, device, look):
         came = f"{lengths.dtype}, {_shape(lengths)}" if isinstance(lengths, torch.Tensor) else f"a {type(lengths).__name__}"
         raise ValueError(f"cache_lengths is {came}: pass an int32 tensor ({batch},), how many keys each sequence has so far.")
     _same_device("cache_lengths", lengths, device)
-    if look and batch:
+    if look and batch and _readable(lengths):
         for number, length in enumerate(lengths.tolist()):
             if not 0 <= length <= capacity - added:
                 more = f" and {added} to be added" if added else ""
@@ -345,7 +350,7 @@ def block_table(table, batch, pages, page, lengths, added, device, look):
         came = f"{table.dtype}, {_shape(table)}" if isinstance(table, torch.Tensor) else f"a {type(table).__name__}"
         raise ValueError(f"block_table is {came}: pass an int32 tensor ({batch}, pages of a sequence), numbers of pages in k_cache.")
     _same_device("block_table", table, device)
-    if look and batch:
+    if look and batch and _readable(table) and _readable(lengths):
         used = [table.shape[1]] * batch if lengths is None else [-(-(length + added) // page) for length in lengths.tolist()]
         for number, (row, count) in enumerate(zip(table.tolist(), used, strict=True)):
             for place, entry in enumerate(row[:count]):
@@ -369,6 +374,16 @@ def new_keys(key, value, query, k_cache, v_cache):
             raise ValueError(f"{name} is {came}: pass new keys and values together, {shape}, {query.dtype}, to be added to the cache.")
         _same_device(name, x, query.device)
     return key.shape[2]
+
+
+def written_once(**tensors):
+    """Adding to a cache is one operation on all of it: torch.vmap has no rule for that."""
+    for name, tensor in tensors.items():
+        if tensor is not None and torch._C._functorch.is_batchedtensor(tensor):
+            raise ValueError(
+                f"{name} is mapped over by torch.vmap, and key and value are written into the cache in place: call attention_decode "
+                "outside of vmap, where query, key, value and the cache have a batch dimension of their own."
+            )
 
 
 def no_gradient(*tensors):

@@ -37,6 +37,7 @@ def attention_decode(
             is off by up to 1/16 of itself, and outputs by a few percent. Keys and values that are appended are rounded so, too.
         splits: into how many parts the keys are split, 1 to 128; None: chosen by the GPU and the capacity.
         check: look at the numbers in cache_lengths and block_table before they are used, which waits for the GPU. On a CPU always.
+            Never where torch.compile traces the call, or torch.vmap maps over them.
         return_lse: also return the logsumexp of each row, (B, Hq, Sq), float32, natural log.
 
     Returns:
@@ -68,6 +69,10 @@ def attention_decode(
         checks.softcap(softcap),
     )
     if added:  # only now: a call that is refused leaves the cache as it was
+        checks.written_once(
+            key=key, value=value, k_cache=k_cache, v_cache=v_cache, cache_lengths=lengths, block_table=table, k_scale=k_scale,
+            v_scale=v_scale, rotary_cos=rotary_cos, rotary_sin=rotary_sin,
+        )  # fmt: skip
         torch.ops.flashlab.append(key, value, k_cache, v_cache, lengths, table, *scales, *angles)
     if rotary_cos is not None:
         query = torch.ops.flashlab.rotate(query, lengths, *angles, each)

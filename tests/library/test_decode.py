@@ -336,6 +336,45 @@ def test_forward_mode_is_refused(name):
         attention_decode(k_cache=k_cache, v_cache=v_cache, **arguments)
 
 
+def test_vmap_over_lengths_and_tables():
+    query, k_cache, v_cache, lengths = problem((70, 33, 64), capacity=80)
+    *pages, table = paged(k_cache, v_cache, lengths, 16)
+    both = torch.stack([lengths, lengths - 5])
+    expected = torch.stack([attention_decode(query, k_cache, v_cache, x) for x in both])
+    assert torch.equal(torch.func.vmap(lambda x: attention_decode(query, k_cache, v_cache, x))(both), expected)
+    tables = torch.stack([table, table])
+    found = torch.func.vmap(lambda x, own: attention_decode(query, *pages, x, block_table=own))(both, tables)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["key", "k_cache", "cache_lengths"])
+def test_vmap_over_keys_that_are_added_is_refused(name):
+    query, k_cache, v_cache, lengths = problem((3, 9), capacity=16)
+    arguments = NEW | dict(k_cache=k_cache, v_cache=v_cache, cache_lengths=lengths)
+    with pytest.raises(ValueError, match=f"{name} is mapped over by torch.vmap"):
+        torch.func.vmap(lambda x: attention_decode(query, **arguments | {name: x}))(arguments[name][None])
+
+
+@pytest.mark.parametrize("page", [None, 16])
+def test_compiles_into_one_graph(page):
+    query, k_cache, v_cache, lengths = problem((70, 33, 64), capacity=80)
+    caches, table = (k_cache, v_cache), None
+    if page is not None:
+        *caches, table = paged(k_cache, v_cache, lengths + 1, page)
+    key, value = drawn(3, 2, 1, 16, seed=5), drawn(3, 2, 1, 16, seed=6)
+
+    def step(caches, lengths, key, value, check):
+        return attention_decode(query, *caches, lengths, key=key, value=value, block_table=table, check=check, return_lse=True)
+
+    torch.compiler.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for number, check in enumerate((False, True)):
+        mine, truth = [x.clone() for x in caches], [x.clone() for x in caches]
+        found = compiled(mine, lengths - number, key, value, check)
+        assert all(map(torch.equal, found, step(truth, lengths - number, key, value, check)))
+        assert all(torch.equal(x.nan_to_num(9.0), y.nan_to_num(9.0)) for x, y in zip(mine, truth, strict=True))
+
+
 def test_autocast_on_a_cpu_changes_no_product():
     query, k_cache, v_cache, lengths = (x.cpu() for x in problem((3, 9), capacity=16))
     expected = attention_decode(query, k_cache, v_cache, lengths)

@@ -21,7 +21,8 @@ def attention_decode(
     Args:
         query: (B, Hq, Sq, D), the new tokens; float16, bfloat16 or float32. Sq may be large: a prompt in chunks.
         k_cache: (B, Hkv, capacity, D), v_cache: (B, Hkv, capacity, Dv); query's dtype or float8_e4m3fn. Hkv divides Hq. Any strides.
-            With block_table they hold pages: (pages, Hkv, page size, D) and (pages, Hkv, page size, Dv).
+            With block_table they hold pages: (pages, Hkv, page size, D) and (pages, Hkv, page size, Dv). Under autocast query, key and
+            value are cast to the cache's dtype, or where that is fp8 to the chosen one; the cache, written in place, never is.
         cache_lengths: (B,), int32: keys that each sequence has in the cache, before key and value are added. None: the whole capacity.
         key, value: (B, Hkv, n, D) and (B, Hkv, n, Dv): written into the cache, in place, behind those keys; then they take part.
         block_table: (B, pages of a sequence), int32: sequence b has its keys in pages block_table[b, 0], block_table[b, 1], …, in any
@@ -48,6 +49,7 @@ def attention_decode(
 
     Source: split keys as in Flash-Decoding (Dao et al. 2023), pages as in PagedAttention (Kwon et al. 2023).
     """
+    query, key, value = (_autocast(x, k_cache) for x in (query, key, value))
     checks.caches(query, k_cache, v_cache, block_table)
     checks.no_gradient(query, key, value, k_cache, v_cache, alibi_slopes, sinks, rotary_cos, rotary_sin, k_scale, v_scale)
     batch, pages, page = query.shape[0], k_cache.shape[0], k_cache.shape[2]
@@ -78,6 +80,17 @@ def attention_decode(
         query = torch.ops.flashlab.rotate(query, lengths, *angles, each)
     out, lse = torch.ops.flashlab.decode(query, k_cache, v_cache, lengths, added, table, *scales, splits, *features)
     return (out, lse) if return_lse else out
+
+
+def _autocast(x, cache):
+    """Under autocast, what meets a cache is computed in the cache's dtype, or where that is fp8 in the one that the user chose."""
+    castable = checks.DTYPES["cuda"]
+    if not isinstance(x, torch.Tensor) or not isinstance(cache, torch.Tensor) or x.dtype not in castable:
+        return x
+    device = x.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(cache.dtype if cache.dtype in castable else torch.get_autocast_dtype(device))
 
 
 def _described(slopes, sinks, scale, is_causal, left, right, softcap):

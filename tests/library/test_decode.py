@@ -375,11 +375,26 @@ def test_compiles_into_one_graph(page):
         assert all(torch.equal(x.nan_to_num(9.0), y.nan_to_num(9.0)) for x, y in zip(mine, truth, strict=True))
 
 
-def test_autocast_on_a_cpu_changes_no_product():
-    query, k_cache, v_cache, lengths = (x.cpu() for x in problem((3, 9), capacity=16))
-    expected = attention_decode(query, k_cache, v_cache, lengths)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(attention_decode(query, k_cache, v_cache, lengths), expected)
+@pytest.mark.parametrize("kept", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_computes_in_the_dtype_of_the_cache(given, kept):
+    query, *caches, lengths = problem((3, 9), capacity=16, dtype=kept)
+    query, new = query.to(given), {name: drawn(2, 2, 1, 16, seed=5, dtype=given) for name in NEW}
+    mine, truth = ([x.clone() for x in caches] for _ in range(2))
+    expected = attention_decode(query.to(kept), *truth, lengths, **{name: x.to(kept) for name, x in new.items()})
+    with torch.autocast(DEVICE, torch.bfloat16):
+        found = attention_decode(query, *mine, lengths, **new)
+    assert found.dtype == kept and torch.equal(found, expected)
+    assert all(torch.equal(x.nan_to_num(9.0), y.nan_to_num(9.0)) for x, y in zip(mine, truth, strict=True))
+
+
+def test_autocast_beside_an_fp8_cache_computes_in_the_dtype_that_was_chosen():
+    query, k_cache, v_cache, lengths = problem((3, 9), capacity=16)
+    arguments = [x.nan_to_num(0.0).to(torch.float8_e4m3fn) for x in (k_cache, v_cache)] + [lengths]
+    scales = dict(k_scale=torch.ones(2, device=DEVICE), v_scale=torch.ones(2, device=DEVICE))
+    with torch.autocast(DEVICE, torch.bfloat16):
+        found = attention_decode(query, *arguments, **scales)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, attention_decode(query.bfloat16(), *arguments, **scales))
 
 
 @pytest.mark.parametrize(

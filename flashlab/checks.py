@@ -311,6 +311,8 @@ def caches(query, k_cache, v_cache, block_table):
         raise ValueError(
             f"k_cache is {_shape(k_cache)}, {k_cache.dtype}, and v_cache {_shape(v_cache)}, {v_cache.dtype}: all but the last must agree."
         )
+    if block_table is not None and k_cache.shape[2] < 1:
+        raise ValueError(f"k_cache is {_shape(k_cache)}, pages without room for a key: pass {layout} with page size 1 or more.")
     if block_table is None and batch != batch_kv:
         raise ValueError(
             f"query has {batch} sequences and k_cache {batch_kv}: one each, or pass a block_table that says which pages are whose."

@@ -268,6 +268,10 @@ POOL = dict(k_cache=torch.zeros(4, 2, 8, 16, device=DEVICE), v_cache=torch.zeros
             POOL | dict(block_table=ints(0, 2).reshape(2, 1), cache_lengths=ints(5, 9)),
             "cache_lengths is 9 at sequence 1: the cache holds 0 to 8",
         ),
+        (
+            {name: x[:, :, :0] for name, x in POOL.items()} | dict(block_table=ints(0, 2).reshape(2, 1), cache_lengths=ints(0, 0)),
+            "k_cache is (4, 2, 0, 16), pages without room for a key: pass (pages, key heads, page size, head_dim) with page size 1 or more",
+        ),
         (dict(rotary_cos=torch.zeros(9, 4, device=DEVICE)), "rotary_sin is a NoneType"),
         (dict(rotary_cos=torch.zeros(9, 9, device=DEVICE), rotary_sin=torch.zeros(9, 9, device=DEVICE)), "at most 8 columns"),
         (

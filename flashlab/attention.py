@@ -83,13 +83,15 @@ def attention_varlen(
     Args:
         query: (total_q, Hq, D); key: (total_k, Hkv, D); value: (total_k, Hkv, Dv).
         cu_seqlens_q, cu_seqlens_k: (sequences + 1,), int32, on query's device: 0, then the running total of lengths. Sequence n is made of
-            the rows cu_seqlens[n] … cu_seqlens[n + 1] − 1. On a CPU their contents are checked.
+            the rows cu_seqlens[n] … cu_seqlens[n + 1] − 1. On a CPU their contents are checked, but not where torch.compile traces the
+            call or torch.vmap maps over them.
         query_labels, key_labels: (total_q,) and (total_k,).
         alibi_slopes: (Hq,) or (sequences, Hq).
         Everything else as in `attention`, where batch is the number of the sequence, and i and j count from its beginning.
 
     Returns:
         out (total_q, Hq, Dv); with return_lse the pair (out, lse), lse (Hq, total_q), float32, natural log.
+        Where contents are not checked, rows behind the last sequence (padding) have out 0, lse −inf and gradients 0.
 
     Raises:
         ValueError: as `attention`.

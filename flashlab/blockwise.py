@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from flashlab.blocks import keys_seen_by
-from flashlab.layout import accumulation_dtype, empty_out
+from flashlab.layout import accumulation_dtype, empty_gradients, empty_results
 from flashlab.spec import NO_EXTRAS, Extras, Pairs, Spec, drop, shape_scores
 
 BLOCK_M = 256  # rows of Q in a tile
@@ -24,8 +24,7 @@ def forward(query, key, value, spec: Spec, extras: Extras = NO_EXTRAS):
     Source: Dao, FlashAttention-2 (2023), Algorithm 1.
     """
     accumulate = accumulation_dtype(query)
-    out = empty_out(query, value)
-    lse = query.new_empty(query.shape[:3], dtype=accumulate)
+    out, lse = empty_results(query, value, packed=extras.cu_seqlens_q is not None)
     if extras.cu_seqlens_q is not None:
         for rows, cols, own_spec, own_extras in sequences(spec, extras):
             own = forward(query[:, :, rows], key[:, :, cols], value[:, :, cols], own_spec, own_extras)
@@ -68,7 +67,7 @@ def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, e
     """
     accumulate = accumulation_dtype(query)
     delta = _delta(grad_out, out, grad_lse, accumulate)
-    grads = *(torch.empty_like(x) for x in (query, key, value)), delta
+    grads = *empty_gradients(query, key, value, packed=extras.cu_seqlens_q is not None), delta
     if extras.cu_seqlens_q is not None:
         for rows, cols, own_spec, own_extras in sequences(spec, extras):
             tensors = (grad_out[:, :, rows], query[:, :, rows], key[:, :, cols], value[:, :, cols], out[:, :, rows], lse[:, :, rows])

@@ -13,6 +13,17 @@ def empty_out(query, value):
     return query.new_empty(batch, heads, seqlen, value.shape[-1])
 
 
+def empty_results(query, value, packed):
+    """(out, lse) to be written. packed: rows that no sequence owns see no key, so nothing is left of what was in memory before."""
+    out, lse = empty_out(query, value), query.new_empty(query.shape[:3], dtype=accumulation_dtype(query))
+    return (out.zero_(), lse.fill_(-torch.inf)) if packed else (out, lse)
+
+
+def empty_gradients(*tensors, packed):
+    """One for each tensor, to be written. packed: rows that no sequence owns have gradients of 0."""
+    return [torch.zeros_like(x) if packed else torch.empty_like(x) for x in tensors]
+
+
 def accumulation_dtype(x):
     """What scores and sums are kept in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

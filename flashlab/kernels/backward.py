@@ -7,7 +7,6 @@ Neither of the two needs the other. Where the GPU can (OVERLAP), dq's programs b
 multiprocessor is idle while the longest walks end.
 """
 
-import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
@@ -17,6 +16,7 @@ from flashlab.kernels.launch import Launch, Problem, planned
 from flashlab.kernels.shaping import capped_scores, dropped, place_of, random_keys, random_rows, shape_scores, through_softcap
 from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile, store_row, store_tile, walked_head
 from flashlab.kernels.walk import OWN_KEYS, OWN_ROWS, exists, list_of, owned_tile, position, walk_of_keys, walk_of_rows
+from flashlab.layout import empty_gradients
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 
@@ -206,8 +206,7 @@ def backward(grad_out, query, key, value, out, lse, spec: Spec, grad_lse=None, e
 
     tiles: Configs for "dkdv" and "dq", instead of those that `configs` chooses.
     """
-    grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
-    delta = torch.empty_like(lse)
+    grad_query, grad_key, grad_value, delta = empty_gradients(query, key, value, lse, packed=extras.cu_seqlens_q is not None)
     to_delta, to_dkdv, to_dq = planned(plan, (query, key, value, grad_out, out, lse, grad_lse), spec, extras, tiles)
     to_delta(out, grad_out, grad_lse, delta)
     inputs = (query, key, value, grad_out, lse, delta)

@@ -1,6 +1,5 @@
 """Forward pass: one program owns BLOCK_M rows of one head and walks over the keys (Dao 2023, Algorithm 1)."""
 
-import torch
 import triton
 import triton.language as tl
 
@@ -9,7 +8,7 @@ from flashlab.kernels.launch import Launch, Problem, planned
 from flashlab.kernels.shaping import capped_scores, dropped, place_of, random_keys, random_rows, shape_scores
 from flashlab.kernels.tile import LN_2, LOG2_E, head_of, load_tile, online_softmax_step, store_row, store_tile, walked_head
 from flashlab.kernels.walk import OWN_ROWS, exists, list_of, owned_tile, position, walk_of_rows
-from flashlab.layout import empty_out
+from flashlab.layout import empty_results
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 
@@ -85,8 +84,7 @@ def forward(query, key, value, spec: Spec, extras: Extras = NO_EXTRAS, tiles: di
     tiles: a Config for "forward", instead of the one that `configs` chooses.
     Returns out (B, Hq, Sq, Dv) in query's dtype and lse (B, Hq, Sq), float32, natural log.
     """
-    out = empty_out(query, value)
-    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    out, lse = empty_results(query, value, packed=extras.cu_seqlens_q is not None)
     to_out = planned(plan, (query, key, value), spec, extras, tiles)
     to_out(query, key, value, out, lse)
     return out, lse

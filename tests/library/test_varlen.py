@@ -149,6 +149,58 @@ def test_compiles_into_one_graph(device):
         torch.testing.assert_close(mine, truth)
 
 
+@pytest.fixture
+def uninitialised_is_nan():
+    kept = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(kept)
+
+
+PADDED, OWNED = (30, 0, 45), 75  # rows behind these belong to no sequence, as of a tensor of one size for all batches
+
+
+@pytest.mark.parametrize("way", ["compiled", "vmap"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_that_no_sequence_owns_are_zero(way, device, uninitialised_is_nan):
+    *tensors, grad_out = packed_tensors((OWNED + 9,), (OWNED + 5,), device=device)
+    leaves, cu = [*(x.requires_grad_() for x in tensors), torch.zeros(4, device=device, requires_grad=True)], starts(PADDED, device)
+
+    def attend(query, key, value, sinks, cu):
+        return attention_varlen(query, key, value, cu, cu, enable_gqa=True, sinks=sinks, return_lse=True)
+
+    if way == "compiled":
+        out, lse = torch.compile(attend, fullgraph=True, backend="aot_eager")(*leaves, cu)
+    else:
+        out, lse = (x[0] for x in torch.func.vmap(lambda cu: attend(*leaves, cu))(cu[None]))
+    grads = torch.autograd.grad(out, leaves, grad_out)
+    owned = [*(x[:OWNED] for x in leaves[:3]), leaves[3]]
+    expected, expected_lse = attend(*owned, cu)
+    torch.testing.assert_close(out, torch.cat([expected, torch.zeros_like(out[OWNED:])]))
+    torch.testing.assert_close(lse, torch.cat([expected_lse, torch.full_like(lse[:, OWNED:], -torch.inf)], dim=1))
+    for grad, truth in zip(grads, torch.autograd.grad(expected, leaves, grad_out[:OWNED]), strict=True):
+        torch.testing.assert_close(grad, truth, atol=1e-4, rtol=1e-4)  # slices have gradients of 0 outside
+
+
+def test_rows_that_no_sequence_owns_are_zero_in_the_interpreter(uninitialised_is_nan):
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("compiled above")
+    from flashlab import blockwise
+    from flashlab.kernels.backward import backward
+    from flashlab.kernels.forward import forward
+
+    query, key, value, grad_out = (x.transpose(0, 1)[None] for x in packed_tensors((OWNED + 9,), (OWNED + 5,)))
+    _, _, _, spec, extras = described(query, key, value, enable_gqa=True)
+    extras = extras._replace(cu_seqlens_q=starts(PADDED), cu_seqlens_k=starts(PADDED))
+    found = forward(query, key, value, spec, extras)
+    for mine, truth in zip(found, blockwise.forward(query, key, value, spec, extras), strict=True):
+        torch.testing.assert_close(mine, truth, atol=2e-5, rtol=1e-4)
+    truths = blockwise.backward(grad_out, query, key, value, *found, spec, None, extras)
+    for grad, truth in zip(backward(grad_out, query, key, value, *found, spec, None, extras), truths, strict=True):
+        torch.testing.assert_close(grad, truth, atol=1e-4, rtol=1e-4)
+
+
 def test_second_derivatives_are_refused_not_wrong():
     query = torch.randn(9, 2, 4, requires_grad=True)
     (grad,) = torch.autograd.grad(attention_varlen(query, query, query, starts((4, 5)), starts((4, 5))).sum(), query, create_graph=True)

@@ -361,6 +361,19 @@ def block_table(table, batch, pages, page, lengths, added, device, look):
     return table
 
 
+def cache_batch_idx(indices, batch, caches, device):
+    """Whose cache each sequence reads: (batch,), int32. The numbers are looked at where that does not wait for a GPU."""
+    if not isinstance(indices, torch.Tensor) or indices.dtype != torch.int32 or _shape(indices) != (batch,):
+        came = f"{indices.dtype}, {_shape(indices)}" if isinstance(indices, torch.Tensor) else f"a {type(indices).__name__}"
+        raise ValueError(f"cache_batch_idx is {came}: pass an int32 tensor ({batch},), the number of a cache in k_cache for each sequence.")
+    _same_device("cache_batch_idx", indices, device)
+    if indices.device.type == "cpu" and _readable(indices):
+        for number, index in enumerate(indices.tolist()):
+            if not 0 <= index < caches:
+                raise ValueError(f"cache_batch_idx is {index} at sequence {number}: k_cache has caches 0 to {caches - 1}.")
+    return indices
+
+
 def new_keys(key, value, query, k_cache, v_cache):
     """How many keys are added to each sequence."""
     if key is None and value is None:

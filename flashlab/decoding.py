@@ -153,8 +153,9 @@ def _rotate_on_cpu(query, lengths, cos, sin, interleaved, each):
     turned = query[..., : 2 * cos.shape[1]].to(c.dtype)
     x, y = turned.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else turned.chunk(2, dim=-1)
     pair = x * c - y * s, x * s + y * c
-    turned = torch.stack(pair, dim=-1).flatten(-2) if interleaved else torch.cat(pair, dim=-1)
-    return torch.cat([turned.to(query.dtype), query[..., 2 * cos.shape[1] :]], dim=-1)
+    out = query.clone()  # lies as query does, like the kernel's
+    out[..., : 2 * cos.shape[1]] = torch.stack(pair, dim=-1).flatten(-2) if interleaved else torch.cat(pair, dim=-1)
+    return out
 
 
 # ------------------------------------------------------------------------------------------------------------- operators

@@ -18,7 +18,7 @@ Everywhere below:
     return_attn_probs: return (out, softmax_lse, None) instead of out. The third, flash-attn's S_dmask, is always None: probabilities are
         never formed. softmax_lse: (B, Hq, Sq), or (Hq, total_q) in the varlen functions, float32, natural log. Gradients flow through it.
 
-Each returns out in q's layout and dtype: (B, Sq, Hq, Dv) or (total_q, Hq, Dv), contiguous where Dv = D. A row that sees no key has out 0
+Each returns out in q's layout and dtype: (B, Sq, Hq, Dv) or (total_q, Hq, Dv), contiguous where q is. A row that sees no key has out 0
 and lse −inf (flash-attn says +inf). Raises ValueError for what cannot be honoured; its messages name q, k, v as query, key, value and show
 their shapes in flashlab's order, (B, H, S, D).
 
@@ -27,6 +27,7 @@ Source: names, arguments and alignment of flash-attn 2.8, https://github.com/Dao
 
 import torch
 
+from flashlab import checks
 from flashlab.attention import attention, attention_varlen
 from flashlab.decoding import attention_decode
 
@@ -131,7 +132,8 @@ def flash_attn_with_kvcache(
     if cache_batch_idx is not None:
         if block_table is not None:
             raise ValueError("cache_batch_idx and block_table are both given: a table says already whose pages are read. Pass one of them.")
-        block_table = cache_batch_idx.to(torch.int32)[:, None]  # a cache of one page each
+        indices = checks.cache_batch_idx(cache_batch_idx, query.shape[0], k_cache.shape[0], query.device)
+        block_table = indices[:, None]  # a cache of one page each
     out, lse = attention_decode(
         query, k_cache, v_cache, cache_seqlens, key=key, value=value, block_table=block_table, scale=softmax_scale, is_causal=causal,
         window=window_size, softcap=softcap, alibi_slopes=alibi_slopes, rotary_cos=rotary_cos, rotary_sin=rotary_sin,

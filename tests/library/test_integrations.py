@@ -232,6 +232,39 @@ def test_flash_attn_with_kvcache_is_decoding_in_its_layout():
     torch.testing.assert_close(other.flip(0), truth, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("value_dim", [16, 24])
+def test_out_lies_as_q_does(rows, value_dim):
+    q, k, v = draw((2, rows, 4, 16), (2, 12, 2, 16), (2, 12, 2, value_dim))
+    starts = torch.tensor([0, rows], dtype=torch.int32, device=DEVICE)
+    cos, sin = draw((20, 6), (20, 6))
+    outs = [
+        flash_attn.flash_attn_func(q, k, v),
+        flash_attn.flash_attn_varlen_func(q[0], k[0, :rows], v[0, :rows], starts, starts, rows, rows),
+        flash_attn.flash_attn_with_kvcache(q, k, v, cache_seqlens=7, causal=True),
+        flash_attn.flash_attn_with_kvcache(q, k, v, cache_seqlens=7, causal=True, rotary_cos=cos, rotary_sin=sin),
+    ]
+    assert all(out.is_contiguous() for out in outs)
+
+
+@pytest.mark.parametrize(
+    "wrong, came",
+    [
+        ([1, 0], "a list"),
+        (torch.tensor([1, 0]), r"torch.int64, \(2,\)"),
+        (torch.tensor([1.5, 0.0]), r"torch.float32, \(2,\)"),
+        (torch.tensor([[1, 0]], dtype=torch.int32), r"torch.int32, \(1, 2\)"),
+        (torch.tensor([1], dtype=torch.int32), r"torch.int32, \(1,\)"),
+        (torch.tensor([1, 3], dtype=torch.int32), "3 at sequence 1: k_cache has caches 0 to 2"),
+        (torch.tensor([-1, 0], dtype=torch.int32), "-1 at sequence 0: k_cache has caches 0 to 2"),
+    ],
+)
+def test_cache_batch_idx_is_looked_at(wrong, came):
+    q, k_cache, v_cache = torch.randn(2, 1, 4, 8), torch.randn(3, 7, 2, 8), torch.randn(3, 7, 2, 8)
+    with pytest.raises(ValueError, match=f"cache_batch_idx is {came}"):
+        flash_attn.flash_attn_with_kvcache(q, k_cache, v_cache, cache_batch_idx=wrong)
+
+
 def test_flash_attn_errors_say_what_to_do():
     q, k, v = draw((2, 5, 4, 8), (2, 6, 2, 8), (2, 6, 2, 8))
     starts = torch.tensor([0, 5], dtype=torch.int32, device=DEVICE)

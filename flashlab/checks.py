@@ -239,7 +239,11 @@ def block_mask(mask, query, key, mask_mod, query_labels, key_labels, is_causal, 
         raise ValueError(
             f"block_mask was made for batch={batch}, heads={count}, and query has {query.shape[0]} and {query.shape[1]}: pass these, or 1."
         )
-    _same_device("block_mask", mask.row_blocks, query.device)
+    if mask.row_blocks.device != query.device:
+        raise ValueError(
+            f"block_mask is on {mask.row_blocks.device} and query on {query.device}: make it there, with "
+            "flashlab.block_mask(…, device=query.device)."
+        )
 
 
 def block_mask_sizes(mask_mod, seqlen_q, seqlen_k, batch, heads):

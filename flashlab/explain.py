@@ -52,7 +52,7 @@ def explain(query, key, value, **options):
     if path == "triton":
         more_bytes = _part_bytes(query, value, spec) if "decode" in tiles else _job_bytes(query, key, value, spec, extras)
     return Explanation(
-        path, reason, tuple(_features(query, key, value, spec, extras)), _visited(query, key, spec, extras), tiles,
+        path, reason, tuple(_features(query, key, value, spec, extras)), _visited(path, query, key, spec, extras), tiles,
         lse_bytes + more_bytes,
     )  # fmt: skip
 
@@ -150,10 +150,12 @@ def _features(query, key, value, spec, extras):
         yield f"dropout {spec.dropout_p:g}, recomputed from a seed in the backward pass"
 
 
-def _visited(query, key, spec, extras):
+def _visited(path, query, key, spec, extras):
     if extras.row_blocks is not None:
-        share = extras.row_blocks[..., 1].sum().item() / max(1, extras.row_blocks[..., 2:].numel())
-        return f"{share:.1%} of the tiles, by the block mask; full ones are not tested"
+        visited = f"{_share(extras.row_blocks)} of the tiles, by the block mask"
+        if path == "triton":
+            return f"{visited}; full ones are not tested"
+        return f"{visited}, and more where heads or neighbouring rows differ; mask_mod is tested on each pair of them"
     left, right = spec.edges
     seqlen_q, seqlen_k = query.shape[2], key.shape[2]
     tested = "; mask_mod is tested on each pair of them (flashlab.block_mask would skip empty tiles)" if spec.mask_mod is not None else ""
@@ -162,3 +164,10 @@ def _visited(query, key, spec, extras):
     corner = "bottom right" if spec.bottom_right else "top left"
     sides = ", ".join(f"{side} {'all' if edge == UNLIMITED else edge}" for side, edge in (("left", left), ("right", right)))
     return f"tiles that meet the band around the diagonal ({sides}; it is aligned {corner}), masked only where an edge cuts{tested}"
+
+
+def _share(row_blocks):
+    """How many of a block mask's tiles hold a visible pair."""
+    if row_blocks.is_meta:
+        return "an unknown share (block_mask is on meta)"
+    return f"{row_blocks[..., 1].sum().item() / max(1, row_blocks[..., 2:].numel()):.1%}"

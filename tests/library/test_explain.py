@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from flashlab import block_mask, explain
+from flashlab import block_mask, explain, masks
 from flashlab.attention import described
+from flashlab.explain import _visited
 from flashlab.spec import Spec
 from tests.protocol import jagged
 
@@ -32,6 +33,19 @@ def test_it_says_what_a_mask_mod_costs_and_what_would_be_cheaper():
     query = torch.randn(1, 1, 256, 8)
     assert "block_mask would skip empty tiles" in explain(query, query, query, mask_mod=jagged).visited
     assert "% of the tiles" in explain(query, query, query, block_mask=block_mask(jagged, 256, 256)).visited
+
+
+@pytest.mark.parametrize("path, tested", [("triton", "full ones are not tested"), ("blockwise", "mask_mod is tested on each pair")])
+def test_only_the_kernels_leave_full_tiles_untested(path, tested):
+    query = torch.randn(1, 1, 256, 8)
+    query, key, _, spec, extras = described(query, query, query, block_mask=block_mask(masks.dilated, 256, 256))
+    assert tested in _visited(path, query, key, spec, extras)
+
+
+def test_a_block_mask_on_the_meta_device():
+    query = torch.empty(1, 2, 256, 8, device="meta")
+    mask = block_mask(masks.dilated, 256, 256, device="meta")
+    assert explain(query, query, query, block_mask=mask).visited.startswith("an unknown share (block_mask is on meta) of the tiles")
 
 
 def test_nothing_is_computed():

@@ -180,6 +180,10 @@ REFUSALS = [
         call(block_mask=block_mask(jagged, 4, 4, heads=3)),
         "block_mask was made for batch=1, heads=3, and query has 1 and 2: pass these, or 1.",
     ),
+    (
+        call(*(Q.to("meta"),) * 3, block_mask=block_mask(jagged, 4, 4)),
+        "block_mask is on cpu and query on meta: make it there, with flashlab.block_mask(…, device=query.device).",
+    ),
     ((block_mask, (None, 4, 4), {}), "mask_mod is None: pass a function (batch, head, i, j) → may i see j?, made of operators alone."),
     ((block_mask, (jagged, -1, 4), {}), "seqlen_q is -1: pass a whole number from 0 on. Blocks are of 64 × 64 pairs."),
     ((block_mask, (jagged, 4, 4), {"heads": 0}), "heads is 0: pass a whole number from 1 on. Blocks are of 64 × 64 pairs."),

@@ -39,7 +39,7 @@ def attention(
             Gradients reach it.
         mask_mod: a predicate (batch, head, i, j) → may i see j?, made of operators alone, preferably `@triton.jit`: the kernels inline it,
             and elsewhere it is called on integer tensors. With labels it is called with (batch, head, i, j, label_i, label_j).
-        bias_mod: the same for a number that is added to the score.
+        bias_mod: the same for a number that is added to the score. A tensor that it closes over gets no gradient: learn an attn_mask.
         query_labels, key_labels: (B or 1, Sq) and (B or 1, Sk), int32: what mask_mod is told of a position, for example its document.
         block_mask: `flashlab.block_mask(mask_mod, …)`; instead of mask_mod and its labels. Empty tiles are then skipped.
         seed: an int; the same seed drops the same pairs, on a CPU and a GPU alike. None: drawn from torch's generator.

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flashlab.spec import asked
+
 BLOCK = 64  # rows and keys of a block; the tiles that kernels load in a walk divide it
 OWN_ROWS = 64  # so many rows share a list of the blocks of keys that they see: a multiple of the tiles that forward and dq own
 OWN_KEYS = 128  # so many keys share a list of the blocks of rows that see them: of the tiles that dkdv owns
@@ -47,7 +49,6 @@ class BlockMask:
 
 def build(mask_mod, seqlen_q, seqlen_k, batch, heads, query_labels, key_labels, device):
     """The BlockMask of checked arguments, in O((Sq + 64·Sk)·heads) memory: one row of blocks at a time."""
-    plain = getattr(mask_mod, "fn", mask_mod)
     i = torch.arange(seqlen_q, dtype=torch.int32, device=device)
     j = torch.arange(seqlen_k, dtype=torch.int32, device=device)
     h = torch.arange(heads, dtype=torch.int32, device=device)[:, None, None]
@@ -59,12 +60,13 @@ def build(mask_mod, seqlen_q, seqlen_k, batch, heads, query_labels, key_labels, 
         for block in range(blocks_q):
             rows = slice(block * BLOCK, (block + 1) * BLOCK)
             label_i = () if query_labels is None else (query_labels[b if len(query_labels) > 1 else 0, rows, None],)
-            seen = plain(torch.full_like(h, b), h, i[rows, None], j, *label_i, *label_j).expand(heads, -1, seqlen_k)
-            padded = torch.zeros(heads, seen.shape[1], blocks_k * BLOCK, dtype=torch.bool, device=device)
+            own = i[rows, None]
+            seen = asked(mask_mod, torch.full_like(h, b), h, own, j, *label_i, *label_j)
+            padded = torch.zeros(heads, len(own), blocks_k * BLOCK, dtype=torch.bool, device=device)
             padded[..., :seqlen_k] = seen  # a ragged block is never full: kernels must not read past the end
             tiles = padded.unflatten(-1, (blocks_k, BLOCK))
             some[b, :, block] = tiles.any(-1).any(1)
-            every[b, :, block] = tiles.all(-1).all(1) & (seen.shape[1] == BLOCK)
+            every[b, :, block] = tiles.all(-1).all(1) & (len(own) == BLOCK)
     by_keys = _together(some.mT, "any"), _together(every.mT, "all")
     return BlockMask(mask_mod, seqlen_q, seqlen_k, _lists(some, every), _lists(*by_keys), query_labels, key_labels)
 

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import types
 
 import torch
 from torch.autograd import forward_ad
@@ -131,11 +132,12 @@ def window(value):
 
 
 def mod(name, value):
-    """A function of positions, or None."""
-    if value is not None and not callable(value) and not hasattr(value, "fn"):
-        kind = "may i see j?" if name == "mask_mod" else "what to add to the score"
-        raise ValueError(f"{name} is a {type(value).__name__}: pass a function (batch, head, i, j) → {kind}, made of operators alone.")
-    return value
+    """A function of positions, or None. Triton inlines the source of functions, and other callables have none."""
+    if value is None or isinstance(value, types.FunctionType) or hasattr(value, "fn"):
+        return value
+    kind = "may i see j?" if name == "mask_mod" else "what to add to the score"
+    bound = " What it binds can be the default of a further argument: the kernels inline its source." if callable(value) else ""
+    raise ValueError(f"{name} is a {type(value).__name__}: pass a function (batch, head, i, j) → {kind}, made of operators alone.{bound}")
 
 
 def attn_mask(mask, query, key):

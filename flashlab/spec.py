@@ -113,7 +113,7 @@ def visible(spec, pairs):
     seen += [] if highest is None else [pairs.j <= pairs.i + highest]
     if spec.mask_mod is not None:
         labels = () if pairs.label_i is None else (pairs.label_i, pairs.label_j)
-        seen.append(_plain(spec.mask_mod)(pairs.batch, pairs.head, pairs.i, pairs.j, *labels))
+        seen.append(asked(spec.mask_mod, pairs.batch, pairs.head, pairs.i, pairs.j, *labels))
     if pairs.attn_mask is not None and pairs.attn_mask.dtype == torch.bool:
         seen.append(pairs.attn_mask)
     if not seen:
@@ -122,6 +122,17 @@ def visible(spec, pairs):
     for more in seen[1:]:
         everything = everything & more
     return everything
+
+
+def asked(mask_mod, *positions):
+    """What a mask_mod says of these pairs. Of a number the kernels would see the lowest bit alone."""
+    seen = _plain(mask_mod)(*positions)
+    if not isinstance(seen, Tensor) or seen.dtype != torch.bool:
+        came = str(seen.dtype) if isinstance(seen, Tensor) else f"a {type(seen).__name__}"
+        raise ValueError(
+            f"mask_mod gives {came}: it must be True or False of each pair. Compare, as in `j <= i`; behind a number write `!= 0`."
+        )
+    return seen
 
 
 def drop(probs, spec, pairs):

@@ -404,6 +404,13 @@ def test_a_block_mask_says_what_it_skips():
     assert seen[:2].tolist() == [2, 4] and seen[2:6].tolist() == [4, 5, 6, 7]
 
 
+@pytest.mark.parametrize("mod", [lambda b, h, i, j: j < 70, lambda b, h, i, j: i < 70, lambda b, h, i, j: h < 1], ids=["j", "i", "head"])
+def test_a_block_mask_of_a_mod_that_reads_one_of_its_arguments(mod):
+    query, mask = torch.randn(1, 2, 128, 8), block_mask(mod, 128, 128, heads=2)
+    torch.testing.assert_close(attention(query, query, query, block_mask=mask), attention(query, query, query, mask_mod=mod))
+    assert (mask.row_blocks[..., 0] < mask.row_blocks[..., 1]).any()  # some blocks are full
+
+
 def test_a_mask_in_any_broadcast_shape_gives_what_sdpa_gives():
     query, key, value, _ = Case(12, 17, 8, heads=3, heads_kv=3, batch=2).tensors(torch.float32)
     for shape in ((17,), (1,), (12, 1), (12, 17), (3, 1, 1), (3, 12, 17), (2, 1, 1, 17), (2, 3, 12, 17), (1, 1, 12, 17)):

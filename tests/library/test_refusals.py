@@ -1,5 +1,7 @@
 """Bad input: every refusal with its full message, as a table. A message names the argument, what came, what is allowed and what to do."""
 
+import functools
+
 import pytest
 import torch
 
@@ -33,6 +35,8 @@ def packed(query=P, key=P, value=P, starts_q=STARTS, starts_k=STARTS, **options)
 TO_FOUR = "4 are needed, (batch, heads, sequence, head_dim). For one head, unsqueeze the missing ones."
 WINDOW = "pass (left, right), each the number of keys seen on that side of the diagonal, or -1 or None for all of them."
 RUNNING = "pass an int32 tensor (sequences + 1,): 0, then the running total of lengths."
+BOUND = "made of operators alone. What it binds can be the default of a further argument: the kernels inline its source."
+ANSWER = "it must be True or False of each pair. Compare, as in `j <= i`; behind a number write `!= 0`."
 LENGTHS = "it is a running total of lengths, pass lengths.cumsum(0)."
 
 REFUSALS = [
@@ -146,6 +150,13 @@ REFUSALS = [
         "mask_mod is a str: pass a function (batch, head, i, j) → may i see j?, made of operators alone.",
     ),
     (call(bias_mod=0.5), "bias_mod is a float: pass a function (batch, head, i, j) → what to add to the score, made of operators alone."),
+    (call(mask_mod=functools.partial(documents, 3)), f"mask_mod is a partial: pass a function (batch, head, i, j) → may i see j?, {BOUND}"),
+    (call(bias_mod=zip), f"bias_mod is a type: pass a function (batch, head, i, j) → what to add to the score, {BOUND}"),
+    ((block_mask, (zip, 4, 4), {}), f"mask_mod is a type: pass a function (batch, head, i, j) → may i see j?, {BOUND}"),
+    (call(mask_mod=lambda batch, head, i, j: (j <= i) * 2), f"mask_mod gives torch.int64: {ANSWER}"),
+    (call(mask_mod=lambda batch, head, i, j: i - j), f"mask_mod gives torch.int32: {ANSWER}"),
+    (call(mask_mod=lambda batch, head, i, j: 1.0), f"mask_mod gives a float: {ANSWER}"),
+    ((block_mask, (lambda batch, head, i, j: i - j, 4, 4), {}), f"mask_mod gives torch.int32: {ANSWER}"),
     (
         call(mask_mod=documents, query_labels=LABELS),
         "key_labels is missing where query_labels is given: pass both, or neither. In self-attention they are one tensor.",

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from flashlab import blockwise, second_order
-from flashlab.layout import accumulation_dtype, empty_out
+from flashlab.layout import empty_results
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 TENSORS = ", ".join(f"Tensor? {name}" for name in Extras._fields)
@@ -135,7 +135,7 @@ def _kernels():
 
 
 def _forward_shapes(query, key, value, *features):
-    return empty_out(query, value), query.new_empty(query.shape[:3], dtype=accumulation_dtype(query))
+    return empty_results(query, value, packed=False)
 
 
 def _backward_shapes(grad_out, grad_lse, query, key, value, out, lse, *features):

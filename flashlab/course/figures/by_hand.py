@@ -105,7 +105,7 @@ def draw_prices(head_dim=128, attention="causal", seqlen=16384, machine="nvidia-
     row = next(r for r in rows if (r["head_dim"], r["attention"], r["seqlen"]) == (head_dim, attention, seqlen))
     whole = row["ms"]["all"]
     prices = {name: ms / whole for name, ms in row["ms"].items() if name != "all"}
-    figure, axes = plt.subplots(figsize=(9, 3.6))
+    figure, axes = plt.subplots(figsize=(9, 4.2))
     names = sorted(prices, key=lambda name: -prices[name])
     for line, price in enumerate(prices[name] for name in names):
         axes.barh(line, price - 1, left=1, height=0.7, color=COLORS["bad"] if price >= 1 else COLORS["scores"])

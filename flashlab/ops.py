@@ -59,9 +59,7 @@ def apply(query, key, value, spec: Spec, extras: Extras):
         return Attention.apply(query, key, value, *flatten(spec, extras))
     tensors = (query, key, value) if extras is NO_EXTRAS else (query, key, value, *extras)
     wanted = torch.is_grad_enabled() and (spec.bias_mod is not None or any(x is not None and x.requires_grad for x in tensors))
-    if (
-        not wanted and forward_ad._current_level < 0
-    ):  # the function raises in forward mode, and keeps no graph of what a bias_mod reads
+    if not wanted and forward_ad._current_level < 0:  # the function raises in forward mode, and keeps no graph of what a bias_mod reads
         return attention_forward.of(spec, extras, query, key, value)
     # What Function.apply comes down to once it has bound default arguments, of which there are none: binding takes longer than a launch.
     return super(torch.autograd.Function, EagerAttention).apply(query, key, value, spec, *(() if extras is NO_EXTRAS else extras))

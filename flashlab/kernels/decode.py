@@ -198,8 +198,8 @@ def append(key, value, k_cache, v_cache, lengths, block_table=None, scales=None,
     if key.numel():
         value_dim = value.shape[3]
         constants = dict(
-            INTERLEAVED=interleaved, PAGE=k_cache.shape[2], HEAD_DIM=head_dim, VALUE_DIM=value_dim, BLOCK_D=configs.block_d(head_dim),
-            BLOCK_V=configs.block_d(value_dim), num_warps=1,
+            INTERLEAVED=interleaved, PAGE=page_size(k_cache, block_table), HEAD_DIM=head_dim, VALUE_DIM=value_dim,
+            BLOCK_D=configs.block_d(head_dim), BLOCK_V=configs.block_d(value_dim), num_warps=1,
         )  # fmt: skip
         numbers = lengths, view(block_table), scales, _rotary(cos, sin), heads_kv, added
         Launch(append_kernel, batch * heads_kv * added, numbers, constants)(key, value, k_cache, v_cache)
@@ -269,15 +269,20 @@ def plan(query, k_cache, v_cache, lengths, block_table, spec, extras, _, added, 
     BLOCK_V = configs.block_d(value_dim)
     numbers = added, capacity, scales, features_of(spec, extras), spec.scale, seqlen_q, heads_kv, row_tiles, splits
     constants = dict(
-        BOTTOM_RIGHT=spec.bottom_right, GROUP=group, PAGE=page, HEAD_DIM=head_dim, VALUE_DIM=value_dim, MASK_MOD=as_jit(spec.mask_mod),
-        BIAS_MOD=as_jit(spec.bias_mod), FAST_TANH=configs.has_fast_tanh(query), BLOCK_M=BLOCK_M, BLOCK_N=config.BLOCK_N,
-        BLOCK_D=configs.block_d(head_dim), BLOCK_V=BLOCK_V, PRECISION=configs.dot_precision(), num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        BOTTOM_RIGHT=spec.bottom_right, GROUP=group, PAGE=page_size(k_cache, block_table), HEAD_DIM=head_dim, VALUE_DIM=value_dim,
+        MASK_MOD=as_jit(spec.mask_mod), BIAS_MOD=as_jit(spec.bias_mod), FAST_TANH=configs.has_fast_tanh(query),
+        BLOCK_M=BLOCK_M, BLOCK_N=config.BLOCK_N, BLOCK_D=configs.block_d(head_dim), BLOCK_V=BLOCK_V,
+        PRECISION=configs.dot_precision(), num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     to_parts = Launch(decode_kernel, programs * splits, numbers, constants)
     rows = batch * heads * seqlen_q
     constants = dict(VALUE_DIM=value_dim, BLOCK_V=BLOCK_V, SPLITS=triton.next_power_of_2(splits), num_warps=2)
     return splits, to_parts, Launch(combine_kernel, rows, (rows, splits, heads, seqlen_q), constants)
+
+
+def page_size(k_cache, block_table):
+    """What kernels are compiled for; None for a cache without pages, whose capacity is another in every call that generates text."""
+    return None if block_table is None else k_cache.shape[2]
 
 
 def rows_of_a_tile(query, k_cache):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flashlab import attention, attention_decode, reference
-from flashlab.spec import Extras, Spec
+from flashlab.spec import NO_EXTRAS, Extras, Spec
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PATHS = ["public"] if DEVICE == "cuda" else ["public", "kernels"]
@@ -216,6 +216,19 @@ def test_layouts_are_not_copied(path):
 def test_lengths_may_be_left_out(path):
     query, k_cache, v_cache, lengths = problem((33, 33))
     assert torch.equal(attention_decode(query, k_cache, v_cache), attention_decode(query, k_cache, v_cache, lengths))
+
+
+def test_another_capacity_is_served_by_what_has_been_compiled():
+    """Where text is generated with tensors that grow, every step is a call of another one."""
+    pytest.importorskip("triton")
+    from flashlab.kernels import decode
+
+    compiled_for = []
+    for capacity in (700, 701):
+        tensors = problem([capacity, 600])[:3]
+        launches = decode.plan(*tensors, None, None, Spec(0.25), NO_EXTRAS, None, 0, 3, None)[1:]
+        compiled_for.append([launch.constants for launch in launches])
+    assert compiled_for[0] == compiled_for[1]
 
 
 def test_split_sums_are_the_same_bits_every_run(path):

@@ -3,7 +3,7 @@
 | a call takes them when                                                             | otherwise                             |
 |------------------------------------------------------------------------------------|---------------------------------------|
 | the GPU has compute capability 9.0                                                 | it lacks their instructions           |
-| Triton is 3.6, with which they have run, or 3.7, with which CI compiles them       | they are not tested; it is said once  |
+| Triton is 3.6 or 3.7, with which they have run                                     | they are not tested; it is said once  |
 | float16 or bfloat16; head dim 64 or 128, values the same                           | none are written                      |
 | it has no feature but a causal mask, a window, grouped heads, lse and its gradient | only the portable ones have it        |
 | 512 queries or more, and rows that see enough keys (half a window's):              | the portable ones are faster          |

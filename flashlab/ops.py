@@ -50,6 +50,8 @@ def apply(query, key, value, spec: Spec, extras: Extras):
     transformed = torch._C._are_functorch_transforms_active()
     if torch.compiler.is_compiling():
         tensors = (query, key, value, *extras)  # inside of torch.func.grad they want gradients without saying so
+        if forward_ad._current_level >= 0:
+            raise NotImplementedError("attention has no forward-mode derivatives (torch.func.jvp, jacfwd): use torch.func.vjp or jacrev.")
         if not (torch.is_grad_enabled() and (transformed or any(x is not None and x.requires_grad for x in tensors))):
             return attention_forward(query, key, value, *flatten(spec, extras))
         # The compiler wants each tensor once, and attention(x, x, x) is common.

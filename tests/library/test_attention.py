@@ -320,6 +320,10 @@ def test_forward_mode_raises_and_is_not_silently_zero():
     query = torch.randn(1, 1, 4, 4)
     with pytest.raises(NotImplementedError, match="jvp"):
         torch.func.jvp(lambda x: attention(x, x, x), (query,), (torch.ones_like(query),))
+    for keeps_gradients in (True, False):  # without them the compiler once saw no reason to raise, and tangents were 0
+        derivative = torch.compile(torch.func.jacfwd(lambda x: attention(x, x, x)), backend="aot_eager")
+        with torch.set_grad_enabled(keeps_gradients), pytest.raises(NotImplementedError, match="jvp"):
+            derivative(query)
     with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
         dual = torch.autograd.forward_ad.make_dual(query, torch.ones_like(query))
         attention(dual, dual, dual)

@@ -94,8 +94,8 @@ def tiles_for(described, PLACES: gl.constexpr):
 def barriers(PLACES: gl.constexpr, count: gl.constexpr):
     """A barrier for each place, at which `count` arrive.
 
-    Someone has to wait there. The compiler gives away the memory of a barrier that is not used, but for the GPU there still is one:
-    likely the reason why what came to lie there was damaged where processes shared a GPU.
+    Someone has to wait there. The compiler gives away the memory of a barrier that is not used, but for the GPU there still is one. Where
+    processes share a GPU, what comes to lie there is damaged: seen with two of them, and not without.
     """
     found = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
     for place in gl.static_range(PLACES):

@@ -168,10 +168,11 @@ class Operator:
         return self.registered(*arguments)
 
     def of(self, spec, extras, *tensors):
-        """The same where neither the compiler nor a transform looks on."""
+        """The same where the compiler does not look on."""
         function = self.by_device.get(tensors[0].device.type)
         involved = tensors if extras is NO_EXTRAS else tensors + extras
-        if function is None or is_in_torch_dispatch_mode() or not all(map(_is_plain, involved)):
+        intercepted = is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active()
+        if function is None or intercepted or not all(map(_is_plain, involved)):
             return self.registered(*tensors, *flatten(spec, extras))
         return function(*tensors, spec, extras)
 

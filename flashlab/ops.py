@@ -168,10 +168,10 @@ class Operator:
         return self.registered(*arguments)
 
     def of(self, spec, extras, *tensors):
-        """The same where the compiler does not look on."""
+        """The same, of features that are not flattened."""
         function = self.by_device.get(tensors[0].device.type)
         involved = tensors if extras is NO_EXTRAS else tensors + extras
-        intercepted = is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active()
+        intercepted = torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active()
         if function is None or intercepted or not all(map(_is_plain, involved)):
             return self.registered(*tensors, *flatten(spec, extras))
         return function(*tensors, spec, extras)
@@ -233,7 +233,7 @@ class Attention(torch.autograd.Function):
 
 
 class EagerAttention(torch.autograd.Function):
-    """`Attention` where neither the compiler nor a transform looks on. torch looks at each argument, and a small call feels it."""
+    """`Attention` whose forward pass neither the compiler nor a transform looks at. A small call feels how many arguments there are."""
 
     @staticmethod
     def forward(ctx, query, key, value, spec, *extras):
@@ -250,7 +250,7 @@ class EagerAttention(torch.autograd.Function):
         if grad_out is None:
             grad_out = torch.zeros_like(out)
         arguments = *_wanted(ctx.needs_input_grad[4:]), grad_out, grad_lse, query, key, value, out, lse
-        if torch.is_grad_enabled():  # create_graph=True
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
             grads = AttentionBackward.apply(*arguments, *flatten(ctx.spec, given))
         else:
             grads = _gradients(lambda operator, *tensors: operator.of(ctx.spec, given, *tensors), given.sinks, *arguments)

@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo import compiled_autograd
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -314,6 +315,16 @@ def test_vmap_over_gradients():
     for n in range(3):
         for grad, expected in zip(grads, torch.func.grad(loss, argnums=(0, 1, 2))(query[n], key[n], value[n]), strict=True):
             torch.testing.assert_close(grad[n], expected)
+
+
+@pytest.mark.parametrize("features", [dict(), dict(sinks=torch.zeros(2))], ids=str)
+def test_a_backward_pass_that_alone_is_compiled(features):
+    query, key = torch.randn(1, 2, 9, 8, requires_grad=True), torch.randn(1, 2, 9, 8)
+    [expected] = torch.autograd.grad(attention(query, key, key, **features).sum(), query)
+    out = attention(query, key, key, **features)
+    with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+        out.sum().backward()
+    torch.testing.assert_close(query.grad, expected)
 
 
 def test_forward_mode_raises_and_is_not_silently_zero():

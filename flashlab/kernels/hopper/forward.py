@@ -1,7 +1,8 @@
 """Forward pass on Hopper (Dao 2023, Algorithm 1; Shah et al. 2024, §3.2): the softmax of one tile runs beside the products of others.
 
-What is subtracted in front of exp2 need not be a row's maximum: any m does, if it is the same for all keys and no p overflows. So m is
-raised, and l and acc are scaled, only where a score exceeds it by more than RISE (Zadouri et al. 2026, who do so on Blackwell GPUs).
+What is subtracted in front of exp2 need not be a row's maximum: any m near it does, if l and acc are scaled whenever it changes. So m is
+raised only where a score exceeds it by more than RISE (Zadouri et al. 2026, who do so on Blackwell GPUs). Eight rows of a warp are raised
+together, so a row's last bits may depend on its neighbours.
 """
 
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many
     128: dict(CRAFTS=2, PLACES=2, REGISTERS=240, TURNS=False),
 }
 L2_BYTES = 2**25  # of keys and values that programs which run together read
-RISE = 8.0  # in base 2: p is at most 2⁸, which float16 holds as exactly as 1
+RISE = 8.0  # in base 2: p is at most about 2⁸, which float16 holds to as many digits as 1
 LOWEST = gl.constexpr(torch.finfo(torch.float32).min)
 
 
@@ -137,7 +138,7 @@ def softmax_of_first(scores, scale):
 def online_softmax_step(scores, m, l, scale):
     """(p, m, l, rescale, risen): fold a tile of products into the running softmax (Dao 2023, Algorithm 1, lines 9-10), in base 2.
 
-    risen: not 0 where m is another than before, so that acc is to be multiplied by rescale.
+    risen: not 0 where m was raised for a row or its neighbours, so that acc is to be multiplied by rescale.
     """
     highest = gl.convert_layout(highest_by_thread(scores, scale), m.type.layout)
     risen, m, l, rescale = gl.inline_asm_elementwise(
@@ -185,7 +186,7 @@ def rescaled(acc, rescale, risen):
 
 @triton.constexpr_function
 def scale_of(registers):
-    """PTX for all registers of acc that a thread has. Of four in a row, two belong to one row of the tile and two to another."""
+    """PTX for all registers of acc that a thread has. Of every four, two belong to one row of the tile, and two to the eighth below it."""
     rescale, risen = 2 * registers, 3 * registers
     jump = f"or.b32 both, ${risen}, ${risen + 2}; setp.ne.s32 any, both, 0; @!any bra STAYS;"
     scale = "".join(f"mul.f32 ${i}, ${i}, ${rescale + i};" for i in range(registers))

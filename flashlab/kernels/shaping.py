@@ -94,6 +94,8 @@ def as_jit(mod):
     """A user's function of positions as the kernels inline it."""
     if mod is None or hasattr(mod, "fn"):
         return mod
+    if mod.__name__ == "<lambda>":
+        raise ValueError("mask_mod or bias_mod is a lambda, whose source Triton cannot read: write it as a function, with `def`.")
     scope = {**mod.__globals__, "tl": tl}
     return triton.jit(types.FunctionType(mod.__code__, scope, mod.__name__, mod.__defaults__, mod.__closure__))
 

@@ -74,6 +74,12 @@ def test_a_call_is_planned_once_for_all_calls_like_it(monkeypatch):
     assert seen[-1] == 1
 
 
+def test_a_lambda_is_refused_in_words():
+    tensors = [torch.randn(1, 1, 9, 16, device=DEVICE) for _ in range(3)]
+    with pytest.raises(ValueError, match="is a lambda, whose source Triton cannot read"):
+        forward(*tensors, Spec(0.3, mask_mod=lambda batch, head, i, j: j <= i))
+
+
 @pytest.mark.parametrize("features", [(), ("bottom_right", "left_window"), ("softcap", "sinks")], ids=str)
 def test_the_gradient_that_reaches_lse(features):
     case = Case(70, 45, 24, features=features, heads=4, heads_kv=2)

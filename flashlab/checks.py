@@ -1,20 +1,16 @@
-"""Every check of an argument, and its message: which argument, what came, what is allowed, what to do."""
+"""Every check of an argument, and its message: which argument, what came, what is allowed, what to do. Of caches: `decoding_checks`."""
 
 import math
 import numbers
 import types
 
 import torch
-from torch.autograd import forward_ad
 
 from flashlab.blocks import BLOCK, BlockMask
 from flashlab.spec import UNLIMITED
 
 MAX_HEAD_DIM = 256
-MOST_SPLITS = 128  # of the keys, in decoding
 LONGEST = 2**30  # no sequence is: a window's side from here on is all of it, and positions and sides add up within 32 bits
-FP8 = torch.float8_e4m3fn
-FP8_FROM = (8, 9)  # the first GPUs that convert it
 DTYPES = {
     "cuda": (torch.float16, torch.bfloat16, torch.float32),
     "cpu": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -29,7 +25,7 @@ def tensors(query, key, value, dims):
             raise ValueError(f"{name} is a {type(tensor).__name__}: pass a torch.Tensor of shape {LAYOUT[dims]}.")
         if tensor.dim() != dims:
             raise ValueError(
-                f"{name} has {tensor.dim()} dimensions, {_shape(tensor)}: {dims} are needed, {LAYOUT[dims]}. "
+                f"{name} has {tensor.dim()} dimensions, {shape_of(tensor)}: {dims} are needed, {LAYOUT[dims]}. "
                 "For one head, unsqueeze the missing ones."
             )
     for name, tensor in (("key", key), ("value", value)):
@@ -37,7 +33,7 @@ def tensors(query, key, value, dims):
             raise ValueError(
                 f"{name} is {tensor.dtype} and query {query.dtype}: cast them to one dtype, for example {name}.to(query.dtype)."
             )
-        _same_device(name, tensor, query.device)
+        same_device(name, tensor, query.device)
     device = query.device.type
     if device != "cpu":
         for name, tensor in (("query", query), ("key", key), ("value", value)):
@@ -77,7 +73,7 @@ def heads(query, key, value, enable_gqa):
 
 
 def _misfit(problem, query, key, value):
-    return ValueError(f"{problem}. query: {_shape(query)}, key: {_shape(key)}, value: {_shape(value)}.")
+    return ValueError(f"{problem}. query: {shape_of(query)}, key: {shape_of(key)}, value: {shape_of(value)}.")
 
 
 def scale(value, head_dim):
@@ -146,16 +142,16 @@ def attn_mask(mask, query, key):
         return None
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"attn_mask is a {type(mask).__name__}: pass a torch.Tensor, bool (True: takes part) or additive.")
-    _same_device("attn_mask", mask, query.device)
+    same_device("attn_mask", mask, query.device)
     if mask.dtype not in (torch.bool, torch.float32, query.dtype):
         raise ValueError(
             f"attn_mask is {mask.dtype}: pass bool (True: takes part), or a number to add to each score in {query.dtype} or float32."
         )
     full = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-    shape = (1,) * (4 - mask.dim()) + _shape(mask)
+    shape = (1,) * (4 - mask.dim()) + shape_of(mask)
     if mask.dim() > 4 or any(size not in (1, whole) for size, whole in zip(shape, full, strict=True)):
         raise ValueError(
-            f"attn_mask is {_shape(mask)}: it must broadcast to (batch, heads, seqlen_q, seqlen_k) = {full}; each size that or 1."
+            f"attn_mask is {shape_of(mask)}: it must broadcast to (batch, heads, seqlen_q, seqlen_k) = {full}; each size that or 1."
         )
     return mask.reshape(shape)
 
@@ -168,9 +164,9 @@ def alibi_slopes(slopes, query, batch):
     if not isinstance(slopes, torch.Tensor) or slopes.dtype != torch.float32:
         came = str(slopes.dtype) if isinstance(slopes, torch.Tensor) else type(slopes).__name__
         raise ValueError(f"alibi_slopes is {came}: pass a float32 tensor of shape ({count},) or ({batch}, {count}).")
-    _same_device("alibi_slopes", slopes, query.device)
-    if _shape(slopes) not in ((count,), (batch, count)):
-        raise ValueError(f"alibi_slopes is {_shape(slopes)}: pass one slope a query head, ({count},), or ({batch}, {count}).")
+    same_device("alibi_slopes", slopes, query.device)
+    if shape_of(slopes) not in ((count,), (batch, count)):
+        raise ValueError(f"alibi_slopes is {shape_of(slopes)}: pass one slope a query head, ({count},), or ({batch}, {count}).")
     if slopes.requires_grad:
         raise ValueError("alibi_slopes requires a gradient, which is not computed: pass slopes.detach(), or learn an attn_mask instead.")
     return slopes.reshape(-1, count)
@@ -183,9 +179,9 @@ def sinks(logits, query):
     if not isinstance(logits, torch.Tensor) or logits.dtype not in (torch.float32, query.dtype):
         came = str(logits.dtype) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
         raise ValueError(f"sinks is {came}: pass a tensor of shape ({count},), {query.dtype} or float32.")
-    _same_device("sinks", logits, query.device)
-    if _shape(logits) != (count,):
-        raise ValueError(f"sinks is {_shape(logits)}: pass one logit a query head, ({count},).")
+    same_device("sinks", logits, query.device)
+    if shape_of(logits) != (count,):
+        raise ValueError(f"sinks is {shape_of(logits)}: pass one logit a query head, ({count},).")
     return logits
 
 
@@ -202,9 +198,9 @@ def labels(query_labels, key_labels, mask_mod, of_queries, of_keys, device):
         if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.int32:
             came = str(tensor.dtype) if isinstance(tensor, torch.Tensor) else f"a {type(tensor).__name__}"
             raise ValueError(f"{name} is {came}: pass an int32 tensor of shape ({batch} or 1, {length}).")
-        _same_device(name, tensor, device)
+        same_device(name, tensor, device)
         if tensor.dim() != 2 or tensor.shape[0] not in (1, batch) or tensor.shape[1] != length:
-            raise ValueError(f"{name} is {_shape(tensor)}: pass one label a position, ({batch} or 1, {length}).")
+            raise ValueError(f"{name} is {shape_of(tensor)}: pass one label a position, ({batch} or 1, {length}).")
     return dict(query_labels=query_labels, key_labels=key_labels)
 
 
@@ -212,10 +208,10 @@ def cu_seqlens(of_queries, of_keys, query, key):
     """Running totals of lengths, for query (1, H, total_q, D) and key (1, H, total_k, D)."""
     for name, starts, total in (("cu_seqlens_q", of_queries, query.shape[2]), ("cu_seqlens_k", of_keys, key.shape[2])):
         if not isinstance(starts, torch.Tensor) or starts.dtype != torch.int32 or starts.dim() != 1 or len(starts) < 1:
-            came = f"{starts.dtype}, {_shape(starts)}" if isinstance(starts, torch.Tensor) else f"a {type(starts).__name__}"
+            came = f"{starts.dtype}, {shape_of(starts)}" if isinstance(starts, torch.Tensor) else f"a {type(starts).__name__}"
             raise ValueError(f"{name} is {came}: pass an int32 tensor (sequences + 1,): 0, then the running total of lengths.")
-        _same_device(name, starts, query.device)
-        if starts.device.type == "cpu" and _readable(starts):
+        same_device(name, starts, query.device)
+        if starts.device.type == "cpu" and readable(starts):
             _running_total(name, starts.tolist(), total)
     if len(of_queries) != len(of_keys):
         raise ValueError(
@@ -257,7 +253,7 @@ def block_mask_sizes(mask_mod, seqlen_q, seqlen_k, batch, heads):
             raise ValueError(f"{name} is {size!r}: pass a whole number from {least} on. Blocks are of {BLOCK} × {BLOCK} pairs.")
 
 
-def _readable(tensor):
+def readable(tensor):
     """Whether there are numbers to look at: the compiler has none yet, and under torch.vmap a tensor is many."""
     return not torch.compiler.is_compiling() and (tensor is None or not torch._C._functorch.is_batchedtensor(tensor))
 
@@ -283,7 +279,7 @@ def _addressable(name, tensor):
             )
 
 
-def _same_device(name, tensor, device):
+def same_device(name, tensor, device):
     device = torch.device(device)
     if tensor.device.type != device.type or (device.index is not None and tensor.device != device):
         raise ValueError(f"{name} is on {tensor.device} and query on {device}: move it with {name}.to(query.device).")
@@ -295,178 +291,5 @@ def _finite(value):
     return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
 
 
-def _shape(tensor):
+def shape_of(tensor):
     return tuple(tensor.shape)
-
-
-def caches(query, k_cache, v_cache, block_table):
-    """A query (B, Hq, Sq, D), and caches (B, Hkv, capacity, D) or, with a table, (pages, Hkv, page size, D)."""
-    tensors(query, query, query, dims=4)
-    layout = "(batch, key heads, capacity, head_dim)" if block_table is None else "(pages, key heads, page size, head_dim)"
-    for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
-        if not isinstance(cache, torch.Tensor) or cache.dim() != 4:
-            came = _shape(cache) if isinstance(cache, torch.Tensor) else f"a {type(cache).__name__}"
-            raise ValueError(f"{name} is {came}: pass a tensor {layout}.")
-        _same_device(name, cache, query.device)
-        if cache.dtype not in (query.dtype, FP8):
-            raise ValueError(
-                f"{name} is {cache.dtype} and query {query.dtype}: a cache has query's dtype, or is {FP8} with k_scale and v_scale."
-            )
-    (batch, heads, _, head_dim), (batch_kv, heads_kv, _, head_dim_k) = query.shape, k_cache.shape
-    if k_cache.shape[:3] != v_cache.shape[:3] or k_cache.dtype != v_cache.dtype:
-        raise ValueError(
-            f"k_cache is {_shape(k_cache)}, {k_cache.dtype}, and v_cache {_shape(v_cache)}, {v_cache.dtype}: all but the last must agree."
-        )
-    if block_table is not None and k_cache.shape[2] < 1:
-        raise ValueError(f"k_cache is {_shape(k_cache)}, pages without room for a key: pass {layout} with page size 1 or more.")
-    if block_table is None and batch != batch_kv:
-        raise ValueError(
-            f"query has {batch} sequences and k_cache {batch_kv}: one each, or pass a block_table that says which pages are whose."
-        )
-    if head_dim != head_dim_k or not 1 <= head_dim <= MAX_HEAD_DIM or not 1 <= v_cache.shape[3] <= MAX_HEAD_DIM:
-        raise ValueError(
-            f"query's head_dim is {head_dim}, k_cache's {head_dim_k} and v_cache's {v_cache.shape[3]}: the first two must agree, "
-            f"and all be from 1 to {MAX_HEAD_DIM}."
-        )
-    if heads_kv < 1 or heads < 1 or heads % heads_kv:
-        raise ValueError(f"query has {heads} heads and k_cache {heads_kv}: query's must be a multiple of the cache's.")
-
-
-def cache_lengths(lengths, batch, capacity, added, device, look):
-    """How many keys of the cache each sequence has, before any are added. look: read the numbers where there are, which waits for a GPU."""
-    if lengths is None:
-        if added:
-            raise ValueError("cache_lengths is missing where key and value are to be added: pass how many keys each sequence has so far.")
-        return None
-    if not isinstance(lengths, torch.Tensor) or lengths.dtype != torch.int32 or _shape(lengths) != (batch,):
-        came = f"{lengths.dtype}, {_shape(lengths)}" if isinstance(lengths, torch.Tensor) else f"a {type(lengths).__name__}"
-        raise ValueError(f"cache_lengths is {came}: pass an int32 tensor ({batch},), how many keys each sequence has so far.")
-    _same_device("cache_lengths", lengths, device)
-    if look and batch and _readable(lengths):
-        for number, length in enumerate(lengths.tolist()):
-            if not 0 <= length <= capacity - added:
-                more = f" and {added} to be added" if added else ""
-                raise ValueError(f"cache_lengths is {length} at sequence {number}: the cache holds 0 to {capacity} keys{more}.")
-    return lengths
-
-
-def block_table(table, batch, pages, page, lengths, added, device, look):
-    """Which page holds which keys: (batch, pages of a sequence), int32. Entries past a sequence's length may be anything."""
-    if table is None:
-        return None
-    if not isinstance(table, torch.Tensor) or table.dtype != torch.int32 or table.dim() != 2 or len(table) != batch:
-        came = f"{table.dtype}, {_shape(table)}" if isinstance(table, torch.Tensor) else f"a {type(table).__name__}"
-        raise ValueError(f"block_table is {came}: pass an int32 tensor ({batch}, pages of a sequence), numbers of pages in k_cache.")
-    _same_device("block_table", table, device)
-    if look and batch and _readable(table) and _readable(lengths):
-        used = [table.shape[1]] * batch if lengths is None else [-(-(length + added) // page) for length in lengths.tolist()]
-        for number, (row, count) in enumerate(zip(table.tolist(), used, strict=True)):
-            for place, entry in enumerate(row[:count]):
-                if not 0 <= entry < pages:
-                    raise ValueError(f"block_table is {entry} at sequence {number}, place {place}: k_cache has pages 0 to {pages - 1}.")
-    return table
-
-
-def cache_batch_idx(indices, batch, caches, device):
-    """Whose cache each sequence reads: (batch,), int32. The numbers are looked at where that does not wait for a GPU."""
-    if not isinstance(indices, torch.Tensor) or indices.dtype != torch.int32 or _shape(indices) != (batch,):
-        came = f"{indices.dtype}, {_shape(indices)}" if isinstance(indices, torch.Tensor) else f"a {type(indices).__name__}"
-        raise ValueError(f"cache_batch_idx is {came}: pass an int32 tensor ({batch},), the number of a cache in k_cache for each sequence.")
-    _same_device("cache_batch_idx", indices, device)
-    if indices.device.type == "cpu" and _readable(indices):
-        for number, index in enumerate(indices.tolist()):
-            if not 0 <= index < caches:
-                raise ValueError(f"cache_batch_idx is {index} at sequence {number}: k_cache has caches 0 to {caches - 1}.")
-    return indices
-
-
-def new_keys(key, value, query, k_cache, v_cache):
-    """How many keys are added to each sequence."""
-    if key is None and value is None:
-        return 0
-    expected = (
-        (query.shape[0], k_cache.shape[1], "any number", query.shape[3]),
-        (query.shape[0], k_cache.shape[1], "as many", v_cache.shape[3]),
-    )
-    for name, x, shape in (("key", key, expected[0]), ("value", value, expected[1])):
-        fits = isinstance(x, torch.Tensor) and x.dim() == 4 and (x.shape[0], x.shape[1], x.shape[3]) == (shape[0], shape[1], shape[3])
-        if not fits or x.dtype != query.dtype or key is None or x.shape[2] != key.shape[2]:
-            came = f"{_shape(x)}, {x.dtype}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
-            raise ValueError(f"{name} is {came}: pass new keys and values together, {shape}, {query.dtype}, to be added to the cache.")
-        _same_device(name, x, query.device)
-    return key.shape[2]
-
-
-def written_once(**tensors):
-    """Adding to a cache is one operation on all of it: torch.vmap has no rule for that."""
-    for name, tensor in tensors.items():
-        if tensor is not None and torch._C._functorch.is_batchedtensor(tensor):
-            raise ValueError(
-                f"{name} is mapped over by torch.vmap, and key and value are written into the cache in place: call attention_decode "
-                "outside of vmap, where query, key, value and the cache have a batch dimension of their own."
-            )
-
-
-def no_gradient(*tensors):
-    """Decoding is for inference: what wants derivatives would get none."""
-    instead = "and decoding has none: call it under torch.no_grad(), or use flashlab.attention."
-    if torch.is_grad_enabled():
-        if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():  # tensors do not say there what they require
-            raise ValueError(f"an input may require a gradient, of a torch.func transform that is compiled, {instead}")
-        if any(isinstance(x, torch.Tensor) and _without_vmap(x).requires_grad for x in tensors):
-            raise ValueError(f"an input requires a gradient, {instead}")
-    if forward_ad._current_level >= 0:  # whether a tensor has a tangent cannot be asked under every transform
-        raise ValueError("forward-mode derivatives are taken here, and decoding has none: call it outside of jvp and dual_level.")
-
-
-def _without_vmap(tensor):
-    """All slices of a tensor of which torch.vmap shows one, and which does not say there what it requires."""
-    while torch._C._functorch.is_batchedtensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
-
-
-def rotary(cos, sin, query, lengths, capacity, furthest):
-    """(positions, half the rotated dims), or None and None. furthest: positions that rows of query may need."""
-    if cos is None and sin is None:
-        return
-    for name, x in (("rotary_cos", cos), ("rotary_sin", sin)):
-        if not isinstance(x, torch.Tensor) or x.dim() != 2 or not x.is_floating_point() or not 1 <= 2 * x.shape[1] <= query.shape[3]:
-            came = f"{x.dtype}, {_shape(x)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
-            raise ValueError(
-                f"{name} is {came}: pass (positions, rotated dims / 2), at most {query.shape[3] // 2} columns, both or neither."
-            )
-        _same_device(name, x, query.device)
-    if cos.shape != sin.shape or lengths is None:
-        raise ValueError(f"rotary_cos is {_shape(cos)} and rotary_sin {_shape(sin)}: they must agree, and cache_lengths say the positions.")
-    if len(cos) < capacity:
-        raise ValueError(f"rotary_cos has {len(cos)} positions, and the cache has room for {capacity} keys: pass angles for all of them.")
-    if len(cos) < furthest:
-        raise ValueError(
-            f"rotary_cos has {len(cos)} positions, and behind a full cache the rows of query need {furthest}: pass angles for all of them, "
-            "or the keys of these rows as well."
-        )
-
-
-def cache_scales(k_scale, v_scale, k_cache):
-    """Both as (Hkv,) float32, where the cache is fp8; else None."""
-    if k_cache.dtype != FP8:
-        if k_scale is not None or v_scale is not None:
-            raise ValueError(f"k_scale and v_scale belong to a cache of {FP8}, and k_cache is {k_cache.dtype}: leave them out.")
-        return None
-    if k_cache.is_cuda and torch.cuda.get_device_capability(k_cache.device) < FP8_FROM:
-        raise ValueError(
-            f"k_cache is {FP8}, which GPUs convert from compute capability {'.'.join(map(str, FP8_FROM))} on: keep it in 16 bits."
-        )
-    for name, x in (("k_scale", k_scale), ("v_scale", v_scale)):
-        if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or _shape(x) != (k_cache.shape[1],):
-            came = f"{x.dtype}, {_shape(x)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
-            raise ValueError(f"{name} is {came}: an fp8 cache has one scale a key head, float32, ({k_cache.shape[1]},).")
-        _same_device(name, x, k_cache.device)
-    return k_scale, v_scale
-
-
-def splits(value):
-    if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= value <= MOST_SPLITS):
-        raise ValueError(f"splits is {value!r}: pass 1 to {MOST_SPLITS}, or None to choose by the GPU.")
-    return value

@@ -2,7 +2,7 @@
 
 import torch
 
-from flashlab import blockwise, checks
+from flashlab import blockwise, checks, decoding_checks
 from flashlab.layout import accumulation_dtype, empty_out
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
@@ -50,18 +50,18 @@ def attention_decode(
     Source: split keys as in Flash-Decoding (Dao et al. 2023), pages as in PagedAttention (Kwon et al. 2023).
     """
     query, key, value = (_autocast(x, k_cache) for x in (query, key, value))
-    checks.caches(query, k_cache, v_cache, block_table)
-    checks.no_gradient(query, key, value, k_cache, v_cache, alibi_slopes, sinks, rotary_cos, rotary_sin, k_scale, v_scale)
+    decoding_checks.caches(query, k_cache, v_cache, block_table)
+    decoding_checks.no_gradient(query, key, value, k_cache, v_cache, alibi_slopes, sinks, rotary_cos, rotary_sin, k_scale, v_scale)
     batch, pages, page = query.shape[0], k_cache.shape[0], k_cache.shape[2]
     capacity = page if block_table is None else page * (block_table.shape[1] if isinstance(block_table, torch.Tensor) else 0)
-    added, look = checks.new_keys(key, value, query, k_cache, v_cache), check or query.device.type == "cpu"
-    lengths = checks.cache_lengths(cache_lengths, batch, capacity, added, query.device, look)
-    table = checks.block_table(block_table, batch, pages, page, lengths, added, query.device, look)
+    added, look = decoding_checks.new_keys(key, value, query, k_cache, v_cache), check or query.device.type == "cpu"
+    lengths = decoding_checks.cache_lengths(cache_lengths, batch, capacity, added, query.device, look)
+    table = decoding_checks.block_table(block_table, batch, pages, page, lengths, added, query.device, look)
     edges = checks.window(window)
     each = bool(is_causal) or edges != checks.window(None)  # rows lie at positions of their own
-    checks.rotary(rotary_cos, rotary_sin, query, lengths, capacity, capacity - added + (query.shape[2] if each else 1))
-    scales = checks.cache_scales(k_scale, v_scale, k_cache) or (None, None)
-    angles, splits = (rotary_cos, rotary_sin, bool(rotary_interleaved)), checks.splits(splits)
+    decoding_checks.rotary(rotary_cos, rotary_sin, query, lengths, capacity, capacity - added + (query.shape[2] if each else 1))
+    scales = decoding_checks.cache_scales(k_scale, v_scale, k_cache) or (None, None)
+    angles, splits = (rotary_cos, rotary_sin, bool(rotary_interleaved)), decoding_checks.splits(splits)
     features = (
         checks.alibi_slopes(alibi_slopes, query, batch),
         checks.sinks(sinks, query),
@@ -71,7 +71,7 @@ def attention_decode(
         checks.softcap(softcap),
     )
     if added:  # only now: a call that is refused leaves the cache as it was
-        checks.written_once(
+        decoding_checks.written_once(
             key=key, value=value, k_cache=k_cache, v_cache=v_cache, cache_lengths=lengths, block_table=table, k_scale=k_scale,
             v_scale=v_scale, rotary_cos=rotary_cos, rotary_sin=rotary_sin,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from flashlab.checks import FP8_FROM
+from flashlab.decoding_checks import FP8_FROM
 from flashlab.kernels import backward, configs, decode, forward, mask_gradient, turing
 from flashlab.kernels import launch as launching
 from flashlab.kernels.hopper import backward as hopper_backward

@@ -27,7 +27,7 @@ Source: names, arguments and alignment of flash-attn 2.8, https://github.com/Dao
 
 import torch
 
-from flashlab import checks
+from flashlab import decoding_checks
 from flashlab.attention import attention, attention_varlen
 from flashlab.decoding import attention_decode
 
@@ -132,7 +132,7 @@ def flash_attn_with_kvcache(
     if cache_batch_idx is not None:
         if block_table is not None:
             raise ValueError("cache_batch_idx and block_table are both given: a table says already whose pages are read. Pass one of them.")
-        indices = checks.cache_batch_idx(cache_batch_idx, query.shape[0], k_cache.shape[0], query.device)
+        indices = decoding_checks.cache_batch_idx(cache_batch_idx, query.shape[0], k_cache.shape[0], query.device)
         block_table = indices[:, None]  # a cache of one page each
     out, lse = attention_decode(
         query, k_cache, v_cache, cache_seqlens, key=key, value=value, block_table=block_table, scale=softmax_scale, is_causal=causal,

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from flashlab.checks import MOST_SPLITS
+from flashlab.decoding_checks import MOST_SPLITS
 from flashlab.kernels import configs
 from flashlab.kernels.launch import Launch, multiprocessors, planned
 from flashlab.kernels.shaping import Place, as_jit, capped_scores, features_of, shape_scores

@@ -48,7 +48,9 @@ CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many
     128: dict(CRAFTS=2, PLACES=2, REGISTERS=240, TURNS=False),
 }
 L2_BYTES = 2**25  # of keys and values that programs which run together read
-RISE = 8.0  # in base 2: p is at most about 2⁸, which float16 holds to as many digits as 1
+# In base 2. p is at most about 2⁸, which float16 holds to as many digits as 1; but where scores are beyond 2²⁷, m + RISE is rounded to as
+# much as m + 16, and a p in float16 can become infinite.
+RISE = 8.0
 LOWEST = gl.constexpr(torch.finfo(torch.float32).min)
 
 

@@ -133,6 +133,18 @@ def test_scores_that_rise_along_the_walk(rise, is_causal, head_dim, at_any_lengt
     assert_as_good_as_plain(case, attention_and_gradients(by_hand, tensors, dict(is_causal=is_causal)), tensors)
 
 
+def test_scores_so_high_that_8_more_is_no_other_number(at_any_length):
+    """Beyond 2²⁷ the next float32 is 16 away: p of a score that m does not follow there would be 2¹⁶, which float16 does not hold."""
+    query, key, value = (torch.zeros(1, 1, 8192, 64, dtype=torch.float16, device="cuda") for _ in range(3))
+    query[..., 0], query[..., 1] = 28704, 1
+    key[:, :, -100, 0] = 26000  # the walk begins at the last tile
+    key[:, :, 300, 0], key[:, :, 300, 1] = 26000, 64  # higher by 11.5 in base 2
+    value[:, :, -100] = 1
+    value[:, :, 300] = 2
+    out = by_hand(query, key, value)
+    assert out.isfinite().all() and (out - 2).abs().max() < 0.01
+
+
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_lse_and_its_gradient(head_dim, at_any_length):
     query, key, value, _ = Case(530, 590, head_dim, True, heads=4).tensors(torch.bfloat16, "cuda")

@@ -48,9 +48,7 @@ CONFIGS = {  # by head dim: warpgroups that compute, places for keys and as many
     128: dict(CRAFTS=2, PLACES=2, REGISTERS=240, TURNS=False),
 }
 L2_BYTES = 2**25  # of keys and values that programs which run together read
-# In base 2. p is at most about 2⁸, which float16 holds to as many digits as 1; but where scores are beyond 2²⁷, m + RISE is rounded to as
-# much as m + 16, and a p in float16 can become infinite.
-RISE = 8.0
+RISE = 8.0  # in base 2: p is at most about 2⁸, which float16 holds to as many digits as 1
 LOWEST = gl.constexpr(torch.finfo(torch.float32).min)
 
 
@@ -153,9 +151,9 @@ def online_softmax_step(scores, m, l, scale):
 # A warp decides for its sixteen rows, of which this sees eight at a time. What none of its threads wants is jumped over.
 RAISE = gl.constexpr(
     """{ // risen, m, l, rescale = $0, $1, $2, $3; highest = $4
-    .reg .pred any; .reg .f32 limit, other, before;
-    add.f32 limit, $1, RISE;
-    setp.gt.f32 any, $4, limit;
+    .reg .pred any; .reg .f32 higher, other, before;
+    sub.f32 higher, $4, $1; // m + RISE would be rounded to as much as m + 16 where m is past 2²⁷
+    setp.gt.f32 any, higher, RISE;
     vote.sync.any.pred any, any, -1;
     selp.s32 $0, 1, 0, any;
     mov.f32 $3, 0f3F800000; // 1

@@ -149,10 +149,11 @@ def online_softmax_step(scores, m, l, scale):
 
 
 # A warp decides for its sixteen rows, of which this sees eight at a time. What none of its threads wants is jumped over.
+# A difference is compared: m + RISE would be rounded, to as much as m + 16 where m is beyond 2²⁷, and p be infinite in float16.
 RAISE = gl.constexpr(
     """{ // risen, m, l, rescale = $0, $1, $2, $3; highest = $4
     .reg .pred any; .reg .f32 higher, other, before;
-    sub.f32 higher, $4, $1; // m + RISE would be rounded to as much as m + 16 where m is past 2²⁷
+    sub.f32 higher, $4, $1;
     setp.gt.f32 any, higher, RISE;
     vote.sync.any.pred any, any, -1;
     selp.s32 $0, 1, 0, any;

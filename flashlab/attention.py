@@ -6,7 +6,9 @@ from flashlab import blocks, checks, ops
 from flashlab.remembered import Remembered
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
-_calls = Remembered()  # calls that have been checked, of numbers and words alone: their Spec
+_calls = Remembered()  # calls that have been made, of numbers and words alone: (Spec, what computes them)
+ALIGNMENT = 16  # bytes: for tensors that begin elsewhere Triton compiles other kernels
+NOTHING = {type(None)}
 NUMBERS_AND_WORDS = {type(None), bool, int, float, str}
 
 
@@ -60,13 +62,24 @@ def attention(
 
     Source: Dao, FlashAttention-2 (2023), Algorithms 1 and 2; the order cap, bias, mask is that of flash-attn.
     """
-    query, key, value, spec, extras = described(
-        query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa,
-        alignment=alignment, window=window, softcap=softcap, alibi_slopes=alibi_slopes, sinks=sinks,
-        mask_mod=mask_mod, bias_mod=bias_mod, query_labels=query_labels, key_labels=key_labels, block_mask=block_mask, seed=seed,
-        deterministic=deterministic,
+    query, key, value = _autocast(query, key, value)
+    call = _call(
+        (query, key, value), (attn_mask, alibi_slopes, sinks, mask_mod, bias_mod, query_labels, key_labels, block_mask),
+        (dropout_p, is_causal, scale, enable_gqa, alignment, softcap, seed, deterministic), window,
     )  # fmt: skip
-    out, lse = ops.apply(query, key, value, spec, extras)
+    known = None if call is None else _calls.get(call)
+    if known is not None:
+        out, lse = ops.apply_again(query, key, value, *known)
+    else:
+        query, key, value, spec, extras = described(
+            query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa,
+            alignment=alignment, window=window, softcap=softcap, alibi_slopes=alibi_slopes, sinks=sinks,
+            mask_mod=mask_mod, bias_mod=bias_mod, query_labels=query_labels, key_labels=key_labels, block_mask=block_mask, seed=seed,
+            deterministic=deterministic,
+        )  # fmt: skip
+        out, lse = ops.apply(query, key, value, spec, extras)
+        if call is not None and extras is NO_EXTRAS:
+            _calls.keep(call, (spec, ops.forward_like(query, key, value, spec)))
     return (out, lse) if return_lse else out
 
 
@@ -148,12 +161,6 @@ def described(
 ):  # fmt: skip
     """Checked arguments of `attention` as (query, key, value, Spec, Extras): all that is ever computed from."""
     query, key, value = _autocast(query, key, value)
-    call = _call(
-        (query, key, value), window, attn_mask, dropout_p, is_causal, scale, enable_gqa, alignment, softcap, alibi_slopes, sinks,
-        mask_mod, bias_mod, query_labels, key_labels, block_mask, seed, deterministic,
-    )  # fmt: skip
-    if call is not None and (spec := _calls.get(call)) is not None:
-        return query, key, value, spec, NO_EXTRAS
     checks.tensors(query, key, value, dims=4)
     checks.heads(query, key, value, enable_gqa)
     if block_mask is not None:
@@ -169,29 +176,32 @@ def described(
         key_blocks=None if block_mask is None else block_mask.key_blocks,
         **checks.labels(query_labels, key_labels, mask_mod, (query.shape[0], query.shape[2]), (key.shape[0], key.shape[2]), query.device),
     )
-    if any(x is not None for x in extras):
-        return query, key, value, spec, extras
-    if call is not None:
-        _calls.keep(call, spec)
-    return query, key, value, spec, NO_EXTRAS
+    return query, key, value, spec, extras if any(x is not None for x in extras) else NO_EXTRAS
 
 
-def _call(tensors, window, *features):
-    """All that a call's checks look at, so that they need not look again. None: they must.
+def forget():
+    """Check all calls anew, and choose their kernels: for who changes by what they are chosen."""
+    _calls.clear()
 
-    They must where a feature is a tensor or a function, and where torch only traces: sizes are not numbers then.
+
+def _call(tensors, features, numbers, window):
+    """All that a call's checks and the choice of its kernel look at, so that neither need be repeated. None: they must.
+
+    They must where a feature is a tensor or a function, and where anybody watches: to torch's compiler sizes are not numbers.
     Types are part of it: 1, 1.0 and True are equal, and not equally allowed.
     """
-    if ops.is_traced() or torch._C._are_functorch_transforms_active():
+    if ops.is_watched() or not NOTHING.issuperset(map(type, features)):
         return None
-    types = (*(map(type, window) if type(window) is tuple else (type(window),)), *map(type, features))
+    types = tuple(map(type, (*numbers, *window) if type(window) is tuple else (*numbers, window)))
     if not NUMBERS_AND_WORDS.issuperset(types):
         return None
+    looks = []
     for x in tensors:
-        if type(x) not in ops.PLAIN or x.layout != torch.strided:
+        if not ops.is_plain(x) or x.layout != torch.strided:
             return None
-    looks = [(x.dtype, x.device, x.shape, x.stride()) for x in tensors]
-    return (*looks, window, features, types, torch.are_deterministic_algorithms_enabled())
+        looks += x.dtype, x.device, x.shape, x.stride(), x.data_ptr() % ALIGNMENT
+    switches = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    return (*looks, numbers, window, types, switches)
 
 
 def _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_mod, bias_mod, deterministic):
@@ -210,7 +220,7 @@ def _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_m
 
 def _autocast(query, key, value):
     """Under autocast, tensors of any floating dtype are computed in the one that the user chose, as in torch SDPA."""
-    device = query.device.type if isinstance(query, torch.Tensor) else "meta"
+    device = ("cuda" if query.is_cuda else query.device.type) if isinstance(query, torch.Tensor) else "meta"
     if device == "meta" or not torch.is_autocast_enabled(device):
         return query, key, value
     dtype = torch.get_autocast_dtype(device)

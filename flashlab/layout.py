@@ -15,7 +15,8 @@ def empty_out(query, value):
 
 def empty_results(query, value, packed):
     """(out, lse) to be written. packed: rows that no sequence owns see no key, so nothing is left of what was in memory before."""
-    out, lse = empty_out(query, value), query.new_empty(query.shape[:3], dtype=accumulation_dtype(query))
+    batch, heads, seqlen, _ = query.shape
+    out, lse = empty_out(query, value), query.new_empty((batch, heads, seqlen), dtype=accumulation_dtype(query))
     return (out.zero_(), lse.fill_(-torch.inf)) if packed else (out, lse)
 
 

@@ -63,13 +63,34 @@ def apply(query, key, value, spec: Spec, extras: Extras):
     wanted = torch.is_grad_enabled() and (spec.bias_mod is not None or any(x is not None and x.requires_grad for x in tensors))
     if not wanted and forward_ad._current_level < 0:  # the function raises in forward mode, and keeps no graph of what a bias_mod reads
         return attention_forward.of(spec, extras, query, key, value)
-    # What Function.apply comes down to once it has bound default arguments, of which there are none: binding takes longer than a launch.
-    return super(torch.autograd.Function, EagerAttention).apply(query, key, value, spec, *(() if extras is NO_EXTRAS else extras))
+    return _differentiable(query, key, value, spec, functools.partial(attention_forward.of, spec, extras), extras)
+
+
+def apply_again(query, key, value, spec, forward):
+    """`apply` of a call like one before, without extras. forward: what `forward_like` found out then."""
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        return _differentiable(query, key, value, spec, forward)
+    return forward(query, key, value)
+
+
+def _differentiable(query, key, value, spec, forward, extras=NO_EXTRAS):
+    """EagerAttention.apply, or what it comes down to once default arguments are bound, of which there are none: that takes a while."""
+    return super(torch.autograd.Function, EagerAttention).apply(query, key, value, spec, forward, *(() if extras is NO_EXTRAS else extras))
 
 
 def is_traced():
     """Whether torch's compiler or torch.jit.trace looks on, rather than that anything is computed for good."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def is_watched():
+    """Whether anybody wants to see which operators run: who traces, transforms, intercepts, or differentiates forward."""
+    return is_traced() or torch._C._are_functorch_transforms_active() or is_in_torch_dispatch_mode() or forward_ad._current_level >= 0
+
+
+def is_plain(x):
+    """Whether a tensor is no more than its memory: no subclass, and no view that means the negative."""
+    return type(x) in PLAIN and not x.is_neg()
 
 
 def flatten(spec: Spec, extras: Extras):
@@ -106,10 +127,24 @@ def _mask_gradient_on_cpu(grad_out, query, key, value, lse, delta, spec, extras)
     return blockwise.mask_gradient(grad_out, query, key, value, lse, delta, spec, extras)
 
 
+def forward_like(query, key, value, spec):
+    """(query, key, value) → (out, lse) of any tensors that lie as these do, where nobody watches."""
+    if not query.is_cuda:
+        return functools.partial(attention_forward.of, spec, NO_EXTRAS)
+    forward = _kernels().forward_like(query, key, value, spec, NO_EXTRAS)
+    if torch.cuda.device_count() == 1:
+        return forward
+
+    def on_its_gpu(query, key, value):
+        with torch.cuda.device_of(query):
+            return forward(query, key, value)
+
+    return on_its_gpu
+
+
 def _forward_on_cuda(query, key, value, spec, extras):
-    forward = _kernels().forward(query, key, value, spec, extras)
     with torch.cuda.device_of(query):
-        return forward(query, key, value, spec, extras)
+        return _kernels().forward_like(query, key, value, spec, extras)(query, key, value)
 
 
 def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, spec, extras):
@@ -171,8 +206,7 @@ class Operator:
         """The same, of features that are not flattened."""
         function = self.by_device.get(tensors[0].device.type)
         involved = tensors if extras is NO_EXTRAS else tensors + extras
-        intercepted = torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active()
-        if function is None or intercepted or not all(map(_is_plain, involved)):
+        if function is None or is_watched() or not all(x is None or is_plain(x) for x in involved):
             return self.registered(*tensors, *flatten(spec, extras))
         return function(*tensors, spec, extras)
 
@@ -184,11 +218,6 @@ def _flattened(function, tensors, query):
         return function(*arguments[:tensors], *_described(arguments[query], arguments[tensors:]))
 
     return flattened
-
-
-def _is_plain(x):
-    """Whether a tensor (or None) is no more than its memory: no subclass, and no view that means the negative."""
-    return x is None or (type(x) in PLAIN and not x.is_neg())
 
 
 attention_forward = Operator("attention_forward", SAVED, "(Tensor, Tensor)", _forward_on_cpu, _forward_on_cuda, _forward_shapes)
@@ -236,8 +265,8 @@ class EagerAttention(torch.autograd.Function):
     """`Attention` whose forward pass neither the compiler nor a transform looks at. A small call feels how many arguments there are."""
 
     @staticmethod
-    def forward(ctx, query, key, value, spec, *extras):
-        out, lse = attention_forward.of(spec, Extras(*extras) if extras else NO_EXTRAS, query, key, value)
+    def forward(ctx, query, key, value, spec, forward, *extras):
+        out, lse = forward(query, key, value)
         ctx.save_for_backward(query, key, value, *extras, out, lse)
         ctx.spec = spec
         ctx.set_materialize_grads(False)
@@ -249,12 +278,12 @@ class EagerAttention(torch.autograd.Function):
         given = Extras(*extras) if extras else NO_EXTRAS
         if grad_out is None:
             grad_out = torch.zeros_like(out)
-        arguments = *_wanted(ctx.needs_input_grad[4:]), grad_out, grad_lse, query, key, value, out, lse
+        arguments = *_wanted(ctx.needs_input_grad[5:]), grad_out, grad_lse, query, key, value, out, lse
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
             grads = AttentionBackward.apply(*arguments, *flatten(ctx.spec, given))
         else:
             grads = _gradients(lambda operator, *tensors: operator.of(ctx.spec, given, *tensors), given.sinks, *arguments)
-        return *grads[:3], None, *(_of_extras(grads) if extras else ())
+        return *grads[:3], None, None, *(_of_extras(grads) if extras else ())
 
 
 def _wanted(extras):

@@ -1,5 +1,7 @@
 """Forward pass: one program owns BLOCK_M rows of one head and walks over the keys (Dao 2023, Algorithm 1)."""
 
+import functools
+
 import triton
 import triton.language as tl
 
@@ -84,8 +86,17 @@ def forward(query, key, value, spec: Spec, extras: Extras = NO_EXTRAS, tiles: di
     tiles: a Config for "forward", instead of the one that `configs` chooses.
     Returns out (B, Hq, Sq, Dv) in query's dtype and lse (B, Hq, Sq), float32, natural log.
     """
-    out, lse = empty_results(query, value, packed=extras.cu_seqlens_q is not None)
+    return forward_like(query, key, value, spec, extras, tiles)(query, key, value)
+
+
+def forward_like(query, key, value, spec, extras=NO_EXTRAS, tiles=None):
+    """The forward pass of any tensors that lie as these do: (query, key, value) → (out, lse)."""
     to_out = planned(plan, (query, key, value), spec, extras, tiles)
+    return functools.partial(run, to_out, packed=extras.cu_seqlens_q is not None)
+
+
+def run(to_out, query, key, value, packed):
+    out, lse = empty_results(query, value, packed)
     to_out(query, key, value, out, lse)
     return out, lse
 

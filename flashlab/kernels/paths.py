@@ -1,17 +1,19 @@
 """Which kernels a call on a GPU takes: those for few rows, those scheduled by hand for a Hopper GPU, or the portable ones."""
 
+import functools
+
 from flashlab.kernels import decode, hopper
 
 
-def forward(query, key, value, spec, extras):
-    """The function (query, key, value, spec, extras) → (out, lse) that serves this call."""
+def forward_like(query, key, value, spec, extras):
+    """What serves this call, and any whose tensors lie as these do: (query, key, value) → (out, lse)."""
     if decode.suits(query, key, spec, extras):
-        return decode.decode
+        return functools.partial(decode.decode, spec=spec, extras=extras)
     if hopper.serves("forward", query, key, value, spec, extras):
-        from flashlab.kernels.hopper.forward import forward  # imports Gluon, which only they need
+        from flashlab.kernels.hopper.forward import forward_like  # imports Gluon, which only they need
     else:
-        from flashlab.kernels.forward import forward
-    return forward
+        from flashlab.kernels.forward import forward_like
+    return forward_like(query, key, value, spec, extras)
 
 
 def backward(query, key, value, spec, extras, grad_out):

@@ -8,6 +8,7 @@ import itertools
 import torch
 
 from flashlab import attention, attention_decode, attention_varlen
+from flashlab.attention import forget
 from flashlab.kernels import hopper
 from tests.library.test_decode import paged, problem
 from tests.protocol import Case, attention_and_gradients
@@ -35,6 +36,7 @@ BY_HAND = [  # taken, on a Hopper GPU, by the kernels that are scheduled by hand
 def main():
     for case, dtype in CASES:
         attention_and_gradients(attention, case.tensors(dtype, "cuda"), case.options(dtype, "cuda"))
+    forget()
     hopper.FEWEST_QUERIES, hopper.FEWEST_OPERATIONS, hopper.FEWEST_KEYS = 1, 0, dict.fromkeys(hopper.FEWEST_KEYS, 0)
     for deterministic, (case, dtype) in itertools.product((True, False), BY_HAND):
         options = case.options(dtype, "cuda") | dict(deterministic=deterministic)

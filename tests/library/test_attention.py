@@ -246,19 +246,31 @@ def test_what_the_caller_allows_reaches_the_kernels(monkeypatch):
 
 
 def test_a_call_like_an_earlier_one_is_not_checked_again(monkeypatch):
-    query, key, value = torch.randn(3, 1, 2, 5, 23).unbind()  # lengths that no other test has
-    looked = []
+    query, key, value = torch.randn(3, 1, 2, 5, 23).unbind()
+    looked, specs = [], []
     monkeypatch.setattr(checks, "tensors", lambda *arguments, **options: looked.append(arguments))
-    for window, deterministic in (((2, 0), True), ((2, 0), True), ((2, 1), True), ((2, 0), False)):
-        _, _, _, spec, _ = described(query, key, value, window=window, deterministic=deterministic)
-        assert (spec.window, spec.deterministic) == (window, deterministic)
-    assert len(looked) == 3
-    for _ in range(2):  # what a tensor holds may be another every time
-        described(query, key, value, sinks=torch.zeros(2))
-    assert len(looked) == 5
+    on_cpu = ops.attention_forward.by_device["cpu"]
+    monkeypatch.setitem(ops.attention_forward.by_device, "cpu", lambda *call: specs.append(call[3]) or on_cpu(*call))
+
+    def call(window=(2, 0), deterministic=True, x=query, **options):
+        out = attention(x, key, value, window=window, deterministic=deterministic, **options)
+        assert (specs[-1].window, specs[-1].deterministic) == (window, deterministic)
+        torch.testing.assert_close(out, attention(x.double(), key.double(), value.double(), window=window, **options).float())
+        seen = len(looked)
+        looked.clear()
+        return seen
+
+    assert call() == 2
+    assert call() == call(x=2 * query) == call(x=query.clone().requires_grad_()) == 0
+    assert call(window=(2, 1)) == 2
+    assert call(deterministic=False) == 1  # the other's default is known
+    assert call(sinks=torch.zeros(2)) == call(sinks=torch.ones(2)) == 2  # what a tensor holds may be another every time
+    with pytest.raises(ValueError, match="window's left side is 2.0"):
+        call(window=(2.0, 0))  # equal to (2, 0), and not allowed
     torch.use_deterministic_algorithms(True)
     try:
-        assert described(query, key, value, window=(2, 0), deterministic=False)[3].deterministic
+        attention(query, key, value, window=(2, 0), deterministic=False)
+        assert specs[-1].deterministic
     finally:
         torch.use_deterministic_algorithms(False)
 

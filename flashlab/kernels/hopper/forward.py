@@ -5,6 +5,7 @@ raised only where a score exceeds it by more than RISE (Zadouri et al. 2026, who
 together, so a row's last bits may depend on its neighbours.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ from flashlab.kernels.hopper.workshop import (
 )  # fmt: skip
 from flashlab.kernels.launch import Launch, multiprocessors, planned
 from flashlab.kernels.tile import LN_2, LOG2_E
-from flashlab.layout import empty_out
+from flashlab.layout import empty_results
 from flashlab.spec import NO_EXTRAS
 
 KEYS = 128  # of a tile
@@ -399,10 +400,17 @@ def forward(query, key, value, spec, extras=NO_EXTRAS):
 
     Returns out (B, Hq, Sq, D) in query's dtype and lse (B, Hq, Sq), float32, natural log.
     """
-    out = empty_out(query, value)
-    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    taken = query.new_zeros(1, dtype=torch.int32)
-    planned(plan, (query, key, value), spec, extras)(query, key, value, out, lse, taken)
+    return forward_like(query, key, value, spec, extras)(query, key, value)
+
+
+def forward_like(query, key, value, spec, extras=NO_EXTRAS):
+    """The forward pass of any tensors that lie as these do: (query, key, value) → (out, lse)."""
+    return functools.partial(run, planned(plan, (query, key, value), spec, extras))
+
+
+def run(to_out, query, key, value):
+    out, lse = empty_results(query, value, packed=False)
+    to_out(query, key, value, out, lse, query.new_zeros(1, dtype=torch.int32))
     return out, lse
 
 

@@ -200,8 +200,8 @@ def _call(tensors, features, numbers, window):
         if not ops.is_plain(x) or x.layout != torch.strided:
             return None
         looks += x.dtype, x.device, x.shape, x.stride(), x.data_ptr() % ALIGNMENT
-    switches = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
-    return (*looks, numbers, window, types, switches)
+    precision = torch.get_float32_matmul_precision() if x.dtype == torch.float32 else None
+    return (*looks, numbers, window, types, torch.are_deterministic_algorithms_enabled(), precision)
 
 
 def _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_mod, bias_mod, deterministic):
@@ -220,7 +220,7 @@ def _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_m
 
 def _autocast(query, key, value):
     """Under autocast, tensors of any floating dtype are computed in the one that the user chose, as in torch SDPA."""
-    device = ("cuda" if query.is_cuda else query.device.type) if isinstance(query, torch.Tensor) else "meta"
+    device = query.device.type if isinstance(query, torch.Tensor) else "meta"
     if device == "meta" or not torch.is_autocast_enabled(device):
         return query, key, value
     dtype = torch.get_autocast_dtype(device)

@@ -104,7 +104,8 @@ def _on_hopper(query, key, value, spec, extras):
         kernels = f"portable kernels: {why_not}" if why_not else "kernels that are scheduled by hand for Hopper GPUs"
         said.append(f"{direction}, {kernels}")
     if not spec.deterministic:
-        said.append("deterministic all the same" if why_not else "query's gradient is summed in any order")
+        in_any_order = not why_not and hopper.sums_in_any_order(query, key, spec, extras)
+        said.append("query's gradient is summed in any order" if in_any_order else "deterministic all the same")
     return "".join(f"; {words}" for words in said)
 
 

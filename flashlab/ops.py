@@ -148,9 +148,8 @@ def _forward_on_cuda(query, key, value, spec, extras):
 
 
 def _backward_on_cuda(grad_out, grad_lse, query, key, value, out, lse, spec, extras):
-    backward = _kernels().backward(query, key, value, spec, extras, grad_out)
     with torch.cuda.device_of(query):
-        return backward(grad_out, query, key, value, out, lse, spec, grad_lse, extras)
+        return _kernels().backward(query, key, value, spec, extras, grad_out)(grad_out, query, key, value, out, lse, grad_lse=grad_lse)
 
 
 def _mask_gradient_on_cuda(grad_out, query, key, value, lse, delta, spec, extras):

@@ -1,6 +1,7 @@
 """Which kernels a call on a GPU takes: those for few rows, those scheduled by hand for a Hopper GPU, or the portable ones."""
 
 import functools
+from dataclasses import replace
 
 from flashlab.kernels import decode, hopper
 
@@ -17,9 +18,12 @@ def forward_like(query, key, value, spec, extras):
 
 
 def backward(query, key, value, spec, extras, grad_out):
-    """The function (grad_out, query, key, value, out, lse, spec, grad_lse, extras) → (grad_query, grad_key, grad_value, delta)."""
+    """What serves its backward pass: (grad_out, query, key, value, out, lse, grad_lse=…) → (grad_query, grad_key, grad_value, delta)."""
     if hopper.serves("backward", query, key, value, spec, extras, grad_out):
         from flashlab.kernels.hopper.backward import backward
+
+        if not spec.deterministic and not hopper.sums_in_any_order(query, key, spec, extras):
+            spec = replace(spec, deterministic=True)
     else:
         from flashlab.kernels.backward import backward
-    return backward
+    return functools.partial(backward, spec=spec, extras=extras)

@@ -43,6 +43,7 @@ def at_any_length(monkeypatch):
     monkeypatch.setattr(hopper, "FEWEST_QUERIES", 1)
     monkeypatch.setattr(hopper, "FEWEST_OPERATIONS", 0)
     monkeypatch.setattr(hopper, "FEWEST_KEYS", dict.fromkeys(hopper.FEWEST_KEYS, 0))
+    monkeypatch.setattr(hopper, "MOST_KEYS_IN_ANY_ORDER", {})
     monkeypatch.setattr("flashlab.kernels.decode.suits", lambda *call: False)
 
 
@@ -349,6 +350,15 @@ def test_torch_compile_in_one_graph_and_a_cuda_graph(deterministic, at_any_lengt
 def test_explain_says_which_kernels_and_why(head_dim, seqlen, dtype, options, why):
     query = torch.empty(8, 32, seqlen, head_dim, dtype=dtype, device="cuda")
     assert why in explain(query, query, query, **options).reason
+
+
+def test_long_rows_of_head_dim_64_have_equal_bits_all_the_same():
+    """In any order would not be faster there."""
+    query, key, value, grad_out = (torch.randn(1, 8, 8192, 64, dtype=torch.bfloat16, device="cuda") for _ in range(4))
+    leaves = [x.requires_grad_() for x in (query, key, value)]
+    assert "deterministic all the same" in explain(*leaves, deterministic=False).reason
+    in_turns, asked = (torch.autograd.grad(attention(*leaves, deterministic=choice), leaves, grad_out) for choice in (True, False))
+    assert all(map(torch.equal, in_turns, asked))
 
 
 def test_portable_and_by_hand_agree(at_any_length):

@@ -1,6 +1,7 @@
 """Which calls take the kernels that are scheduled by hand for Hopper GPUs. The kernels themselves need such a GPU: tests/gpu."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ triton = pytest.importorskip("triton")  # no build for macOS
 
 from flashlab.attention import described  # noqa: E402
 from flashlab.explain import _job_bytes  # noqa: E402
-from flashlab.kernels import hopper  # noqa: E402
+from flashlab.kernels import hopper, paths  # noqa: E402
+from flashlab.kernels.hopper import backward as hopper_backward  # noqa: E402
 from tests.compiling import as_if_on  # noqa: E402
 from tests.gpu import hazards  # noqa: E402
 
@@ -93,6 +95,22 @@ def test_who_does_not_ask_for_equal_bits_gets_these_kernels_earlier():
     with as_if_on("sm_90", None):
         assert "fewer than 2048 keys" in hopper.why_not("backward", *arguments, grad_out)
         assert hopper.serves("backward", *any_order, grad_out)
+
+
+@pytest.mark.parametrize(("options", "pays"), [
+    (dict(head_dim=64, seqlen=4096), True),
+    (dict(head_dim=64, seqlen=8192), False),
+    (dict(head_dim=64, seqlen=8192, is_causal=True), True),  # a row sees half of them
+    (dict(head_dim=64, seqlen=16384, is_causal=True), False),
+    (dict(head_dim=64, seqlen=16384, window=(3000, 0)), True),
+    (dict(head_dim=128, seqlen=16384), True),
+], ids=str)  # fmt: skip
+def test_sums_in_any_order_where_it_pays_alone(options, pays):
+    (*arguments, extras), grad_out = call(**options, deterministic=False)
+    with as_if_on("sm_90", None):
+        backward = paths.backward(*arguments, extras, grad_out)
+    assert backward.func is hopper_backward.backward
+    assert backward.keywords == dict(spec=replace(arguments[3], deterministic=not pays), extras=extras)
 
 
 def test_torch_can_insist_on_equal_bits():

@@ -7,17 +7,16 @@
 | float16 or bfloat16; head dim 64 or 128, values the same                           | none are written                      |
 | it has no feature but a causal mask, a window, grouped heads, lse and its gradient | only the portable ones have it        |
 | 512 queries or more, and rows that see enough keys (half a window's):              | the portable ones are faster          |
-|   head dim 64: forward 2048, backward 2048, in any order 1024                      |                                       |
-|   head dim 128: forward 512, backward 1024, in any order 512                       |                                       |
+|   head dim 64: forward 1024, backward 2048, in any order 1024                      |                                       |
+|   head dim 128: forward 256, backward 1024, in any order 256                       |                                       |
 | 10¹¹ operations or more in the forward pass, about 0.2 ms                          | a CPU takes longer to launch these    |
 | rows begin at multiples of 16 bytes                                                | the copy engine cannot bring them     |
 
 Every other call takes the portable kernels. `why_not` is this table as code: nothing is tried and caught.
 
 A backward pass sums dQ in any order with `deterministic=False`, but for head dim 64 and rows that see more than 4096 keys: there that wins
-less than 5 percent, or loses. Both ways are taken from lengths on where no call that was timed, causal or full, was slower than with the
-portable kernels: backward that was the kernel before its crafts took turns. Windows and grouped heads follow the same rules, and were not
-timed.
+less than 5 percent, or loses. Both ways are taken from lengths on where no call that was timed on an H200, causal or full, was slower than
+with the portable kernels. Windows and grouped heads follow the same rules, and were not timed.
 """
 
 import functools
@@ -32,12 +31,12 @@ from flashlab.spec import UNLIMITED
 TRITON_VERSIONS = ((3, 6), (3, 7))
 FEWEST_QUERIES = 512
 FEWEST_KEYS = {  # that a row sees
-    ("forward", 64): 2048,
-    ("forward", 128): 512,
+    ("forward", 64): 1024,
+    ("forward", 128): 256,
     ("backward", 64): 2048,
     ("backward", 128): 1024,
     ("backward in any order", 64): 1024,
-    ("backward in any order", 128): 512,
+    ("backward in any order", 128): 256,
 }
 MOST_KEYS_IN_ANY_ORDER = {64: 4096}  # that a row sees
 FEWEST_OPERATIONS = 1e11  # of the forward pass: less is done before a CPU has made ready what these kernels take

@@ -55,7 +55,7 @@ def attention(
 
     Raises:
         ValueError: an argument that cannot be honoured: what was given, and what would be.
-        NotImplementedError: forward-mode derivatives (`torch.func.jvp`).
+        NotImplementedError: forward-mode derivatives (`torch.func.jvp`), and batches of gradients (`is_grads_batched`).
 
     Scores and sums are float32 (float64 for float64 inputs). float32 inputs are multiplied exactly unless
     `torch.set_float32_matmul_precision` allows TF32.

@@ -52,6 +52,10 @@ def apply(query, key, value, spec: Spec, extras: Extras):
         tensors = (query, key, value, *extras)  # inside of torch.func.grad they want gradients without saying so
         if forward_ad._current_level >= 0:
             raise NotImplementedError("attention has no forward-mode derivatives (torch.func.jvp, jacfwd): use torch.func.vjp or jacrev.")
+        if torch._C._functorch.get_dynamic_layer_stack_depth() > 1:  # torch would compile second derivatives that are zero
+            raise NotImplementedError(
+                "attention is not compiled inside of two or more transforms of torch.func: compile inside of them, or without fullgraph."
+            )
         if not (torch.is_grad_enabled() and (transformed or any(x is not None and x.requires_grad for x in tensors))):
             return attention_forward(query, key, value, *flatten(spec, extras))
         # The compiler wants each tensor once, and attention(x, x, x) is common.
@@ -277,8 +281,13 @@ class EagerAttention(torch.autograd.Function):
         given = Extras(*extras) if extras else NO_EXTRAS
         if grad_out is None:
             grad_out = torch.zeros_like(out)
+        compiling = torch.compiler.is_compiling()
+        if not compiling and torch._C._functorch.is_legacy_batchedtensor(grad_out):
+            raise NotImplementedError(
+                "attention takes no batch of gradients (is_grads_batched, or vectorize in torch.autograd.functional): use torch.func.jacrev."
+            )
         arguments = *_wanted(ctx.needs_input_grad[5:]), grad_out, grad_lse, query, key, value, out, lse
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+        if torch.is_grad_enabled() and not compiling:  # create_graph=True
             grads = AttentionBackward.apply(*arguments, *flatten(ctx.spec, given))
         else:
             grads = _gradients(lambda operator, *tensors: operator.of(ctx.spec, given, *tensors), given.sinks, *arguments)

@@ -352,6 +352,28 @@ def test_forward_mode_raises_and_is_not_silently_zero():
         attention(dual, dual, dual)
 
 
+def test_second_derivatives_are_not_compiled_to_zeros():
+    query, key = torch.randn(2, 1, 1, 3, 4, dtype=torch.float64).unbind()
+
+    def hessian_times_ones(x):
+        gradient = torch.func.grad(lambda y: attention(y, key, key).square().sum())
+        return torch.func.grad(lambda y: gradient(y).sum())(x)
+
+    expected = hessian_times_ones(query)
+    assert expected.abs().max() > 0.01
+    with pytest.raises(Exception, match="transforms of torch.func"):
+        torch.compile(hessian_times_ones, backend="aot_eager", fullgraph=True)(query)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(hessian_times_ones, backend="aot_eager")(query), expected)
+
+
+def test_a_batch_of_gradients_is_refused_in_words():
+    query = torch.randn(1, 1, 3, 4, requires_grad=True)
+    out = attention(query, query, query)
+    with pytest.raises(NotImplementedError, match="use torch.func.jacrev"):
+        torch.autograd.grad(out, query, torch.randn(2, *out.shape), is_grads_batched=True)
+
+
 def test_a_hessian_of_one_tensor_in_three_places():
     query = torch.randn(1, 1, 3, 2, dtype=torch.float64)
 

@@ -284,7 +284,7 @@ class EagerAttention(torch.autograd.Function):
         compiling = torch.compiler.is_compiling()
         if not compiling and torch._C._functorch.is_legacy_batchedtensor(grad_out):
             raise NotImplementedError(
-                "attention takes no batch of gradients (is_grads_batched, or vectorize in torch.autograd.functional): use torch.func.jacrev."
+                "attention takes no batch of gradients (is_grads_batched; torch.autograd.functional with vectorize): use torch.func.jacrev."
             )
         arguments = *_wanted(ctx.needs_input_grad[5:]), grad_out, grad_lse, query, key, value, out, lse
         if torch.is_grad_enabled() and not compiling:  # create_graph=True

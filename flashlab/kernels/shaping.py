@@ -131,6 +131,13 @@ def through_softcap(p, capped, features):
 
 
 @triton.jit
+def true_or_false(allowed):
+    """Of other numbers Triton would take the lowest bit."""
+    tl.static_assert(tl.to_tensor(allowed).dtype == tl.int1, "mask_mod gives a number: end it with a comparison, as in `x != 0`")
+    return allowed
+
+
+@triton.jit
 def shape_scores(scores, i, j, at, features, MASKED: tl.constexpr, MASK_MOD: tl.constexpr, BIAS_MOD: tl.constexpr):
     """Add what is to be added; −inf where row i does not see key j. Only MASKED tiles ask for edges and for mask_mod.
 
@@ -155,11 +162,11 @@ def shape_scores(scores, i, j, at, features, MASKED: tl.constexpr, MASK_MOD: tl.
             seen &= j <= i + highest_key(at, features)
         if MASK_MOD is not None:
             if features.query_labels is None:
-                seen &= MASK_MOD(at.batch, at.head, i, j)
+                seen &= true_or_false(MASK_MOD(at.batch, at.head, i, j))
             else:
                 label_i = load_labels(features.query_labels, i, at.batch, at.first_q, at.seqlen_q)
                 label_j = load_labels(features.key_labels, j, at.batch, at.first_k, at.seqlen_k)
-                seen &= MASK_MOD(at.batch, at.head, i, j, label_i, label_j)
+                seen &= true_or_false(MASK_MOD(at.batch, at.head, i, j, label_i, label_j))
         scores = tl.where(seen, scores, -float("inf"))
     return scores
 

@@ -58,6 +58,23 @@ for *what, compiled in compile_by_hand(sys.argv[3] == "everything"):
 """
 
 
+NUMBER = """
+import torch
+from flashlab.kernels.forward import forward
+from flashlab.spec import Spec
+from tests.compiling import as_if_on, collecting, odd_distance
+
+query = torch.empty(1, 1, 64, 64, dtype=torch.float16)
+try:
+    with as_if_on("sm_90", collecting([], "sm_90")):
+        forward(query, query, query, Spec(0.1, mask_mod=odd_distance))
+except Exception as error:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    print(error.error_message)
+"""
+
+
 def compile_all(target, what, script=COMPILE, spill_limit=SPILL_LIMIT, **variables):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
     arguments = [sys.executable, "-c", script, target, str(spill_limit), what]
@@ -96,6 +113,10 @@ def test_a_register_that_nothing_has_written_is_found():
 
     assert unwritten_registers(sass(*code, wrong)) == [wrong]
     assert unwritten_registers(sass(*code, right, wrong)) == []
+
+
+def test_a_mask_mod_that_gives_a_number_is_refused_in_words():
+    assert compile_all("sm_90", "one", NUMBER) == ["mask_mod gives a number: end it with a comparison, as in `x != 0`"]
 
 
 TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")

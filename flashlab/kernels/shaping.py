@@ -133,7 +133,8 @@ def through_softcap(p, capped, features):
 @triton.jit
 def true_or_false(allowed):
     """Of other numbers Triton would take the lowest bit."""
-    tl.static_assert(tl.to_tensor(allowed).dtype == tl.int1, "mask_mod gives a number: end it with a comparison, as in `x != 0`")
+    if isinstance(allowed, tl.tensor):  # and not a constant
+        tl.static_assert(allowed.dtype == tl.int1, "mask_mod gives a number: end it with a comparison, as in `x != 0`")
     return allowed
 
 

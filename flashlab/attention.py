@@ -3,6 +3,7 @@
 import torch
 
 from flashlab import blocks, checks, ops
+from flashlab.layout import allows_tf32
 from flashlab.remembered import Remembered
 from flashlab.spec import NO_EXTRAS, Extras, Spec
 
@@ -57,8 +58,8 @@ def attention(
         ValueError: an argument that cannot be honoured: what was given, and what would be.
         NotImplementedError: forward-mode derivatives (`torch.func.jvp`), and batches of gradients (`is_grads_batched`).
 
-    Scores and sums are float32 (float64 for float64 inputs). float32 inputs are multiplied exactly unless
-    `torch.set_float32_matmul_precision` allows TF32.
+    Scores and sums are float32 (float64 for float64 inputs). float32 inputs are multiplied exactly unless torch is told to allow TF32
+    (`torch.set_float32_matmul_precision`, or `torch.backends.cuda.matmul.fp32_precision`).
 
     Source: Dao, FlashAttention-2 (2023), Algorithms 1 and 2; the order cap, bias, mask is that of flash-attn.
     """
@@ -180,7 +181,7 @@ def described(
 
 
 def forget():
-    """Check all calls anew, and choose their kernels: for who changes by what they are chosen."""
+    """Check all calls anew, and ask anew which kernels they take: for who changes by what those are chosen."""
     _calls.clear()
 
 
@@ -199,9 +200,11 @@ def _call(tensors, features, numbers, window):
     for x in tensors:
         if not ops.is_plain(x) or x.layout != torch.strided:
             return None
-        looks += x.dtype, x.device, x.shape, x.stride(), x.data_ptr() % ALIGNMENT
-    precision = torch.get_float32_matmul_precision() if x.dtype == torch.float32 else None
-    return (*looks, numbers, window, types, torch.are_deterministic_algorithms_enabled(), precision)
+        try:
+            looks += x.dtype, x.device, x.shape, x.stride(), x.data_ptr() % ALIGNMENT
+        except RuntimeError:  # what is left of a tensor of torch.func's has no address
+            return None
+    return (*looks, numbers, window, types, torch.are_deterministic_algorithms_enabled(), x.dtype == torch.float32 and allows_tf32())
 
 
 def _spec(query, is_causal, scale, alignment, window, softcap, dropout_p, mask_mod, bias_mod, deterministic):

@@ -1,4 +1,4 @@
-"""How tensors lie: what every path agrees on."""
+"""How tensors lie, and what is computed with how many digits: what every path agrees on."""
 
 import torch
 
@@ -23,6 +23,14 @@ def empty_results(query, value, packed):
 def empty_gradients(*tensors, packed):
     """One for each tensor, to be written. packed: rows that no sequence owns have gradients of 0."""
     return [torch.zeros_like(x) if packed else torch.empty_like(x) for x in tensors]
+
+
+def allows_tf32():
+    """Whether the user lets a GPU multiply float32 numbers as TF32, by torch's older switch or by its newer one."""
+    try:
+        return torch.backends.cuda.matmul.fp32_precision == "tf32"
+    except AttributeError:  # before torch 2.9
+        return torch.get_float32_matmul_precision() != "highest"
 
 
 def accumulation_dtype(x):

@@ -11,6 +11,7 @@ import triton
 
 from flashlab.blocks import OWN_ROWS
 from flashlab.kernels import tuned, turing
+from flashlab.layout import allows_tf32
 from flashlab.spec import UNLIMITED
 
 
@@ -294,7 +295,7 @@ def block_d(head_dim):
 
 def dot_precision():
     """How float32 tiles are multiplied: exactly, unless the user allowed TF32 through torch's own switch."""
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "tf32" if allows_tf32() else "ieee"
 
 
 def target_of(query):

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flashlab import attention, block_mask, blockwise, checks, ops, reference
 from flashlab.attention import described
 from flashlab.bench.peak import peak_bytes
+from flashlab.layout import allows_tf32
 from flashlab.masks import documents
 from flashlab.spec import NO_EXTRAS, Spec
 from tests.protocol import CASES, FEATURES, Case, assert_as_good_as_plain, attention_and_gradients, differentiable
@@ -273,6 +274,35 @@ def test_a_call_like_an_earlier_one_is_not_checked_again(monkeypatch):
         assert specs[-1].deterministic
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_both_of_torchs_switches_for_tf32_are_heard():
+    """After the newer one, torch raises when the older one is asked."""
+    query, matmul = torch.randn(1, 2, 9, 8), torch.backends.cuda.matmul
+    expected, heard = attention(query, query, query), []
+    try:
+        torch.set_float32_matmul_precision("high")
+        heard.append(allows_tf32())
+        torch.set_float32_matmul_precision("highest")
+        heard.append(allows_tf32())
+        for precision in ("tf32", "ieee") if hasattr(matmul, "fp32_precision") else ():  # since torch 2.9
+            matmul.fp32_precision = precision
+            heard.append(allows_tf32())
+            assert torch.equal(attention(query, query, query), expected)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert heard == [True, False] * (len(heard) // 2)
+
+
+def test_what_is_left_of_a_tensor_of_torch_func():
+    query, kept = torch.randn(1, 2, 9, 8), []
+
+    def loss(x):
+        kept.append(2 * x)
+        return attention(kept[0], kept[0], kept[0]).sum()
+
+    torch.func.grad(loss)(query)
+    torch.testing.assert_close(attention(query, kept[0], kept[0]), attention(query, 2 * query, 2 * query))
 
 
 def test_what_a_bias_reads_keeps_no_graph():

@@ -23,6 +23,11 @@ def tensors(query, key, value, dims):
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not isinstance(tensor, torch.Tensor):
             raise ValueError(f"{name} is a {type(tensor).__name__}: pass a torch.Tensor of shape {LAYOUT[dims]}.")
+        if tensor.layout != torch.strided:
+            raise ValueError(
+                f"{name} has the layout {tensor.layout}: pass a dense tensor, {LAYOUT[dims]}, for example {name}.to_dense(); "
+                "flashlab.attention_varlen takes sequences of different lengths."
+            )
         if tensor.dim() != dims:
             raise ValueError(
                 f"{name} has {tensor.dim()} dimensions, {shape_of(tensor)}: {dims} are needed, {LAYOUT[dims]}. "

@@ -43,6 +43,11 @@ REFUSALS = [
     # tensors
     (call([1.0]), "query is a list: pass a torch.Tensor of shape (batch, heads, sequence, head_dim)."),
     (call(value=None), "value is a NoneType: pass a torch.Tensor of shape (batch, heads, sequence, head_dim)."),
+    (
+        call(key=Q.to_sparse()),
+        "key has the layout torch.sparse_coo: pass a dense tensor, (batch, heads, sequence, head_dim), for example key.to_dense(); "
+        "flashlab.attention_varlen takes sequences of different lengths.",
+    ),
     (call(zeros(2, 4, 8)), f"query has 3 dimensions, (2, 4, 8): {TO_FOUR}"),
     (call(key=zeros(1, 1, 2, 4, 8)), f"key has 5 dimensions, (1, 1, 2, 4, 8): {TO_FOUR}"),
     (call(key=Q.half()), "key is torch.float16 and query torch.float32: cast them to one dtype, for example key.to(query.dtype)."),

@@ -68,6 +68,7 @@ def _in_a_line(error):
 
 ADVICE = {
     "multiple comparison": "`&` binds more tightly than `<`: put each comparison in parentheses",
+    "Boolean value of Tensor": "A tile has many truths: in place of `if`, give them to tl.load and tl.store as mask=…",
     "type: Continue": "No round of a loop ends early: mask what is not to count",
     "type: Break": "There is no way out of a loop: let it end where nothing is left to do",
 }

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-from flashlab.course.checks import guarded, lesson_07_mistakes, lesson_12_mistakes
+from flashlab.course.checks import guarded, lesson_06_mistakes, lesson_07_mistakes, lesson_12_mistakes
 from flashlab.course.checks.edited import edited
 from flashlab.course.grading import judge, tasks
 
@@ -98,6 +98,29 @@ def test_what_the_compiler_refuses_is_told_without_a_gpu(changes, words):
         result = judge(tasks("07")["7.2"], edited(lesson_07_mistakes._forward, *changes))
         assert "Triton's compiler refuses it" in result.difference and words in result.difference
         assert judge(tasks("07")["7.2"], lesson_07_mistakes._forward).status == "passed"
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    (("a * x", "a * X"), "A pointer is an address, and not the numbers there"),
+    (("block + tl.arange(0, BLOCK)", "tl.arange(block, block + BLOCK)"), "Both bounds of tl.arange must be constants"),
+    (("tl.store(Out + offsets", "tl.store(Out"), "store at Out + offsets, an address for each"),
+    (("tl.arange", "torch.arange"), "use Triton's, such as tl.exp and tl.arange"),
+    (("inside = offsets < n", "inside = offsets < n\n    if offsets < n:\n        a *= 1"), "give them to tl.load and tl.store as mask="),
+], ids=lambda value: "" if isinstance(value, tuple) else value)  # fmt: skip
+def test_what_triton_says_of_its_inside_comes_with_what_to_do(changes, words):
+    begins = ("    offsets = ", "    block = tl.program_id(0) * BLOCK\n    offsets = ")
+    assert words in judge(tasks("06")["6.1"], edited(axpy, "tl.program_id(0) * BLOCK", "block", *begins, *changes)).difference
+
+
+def test_a_vector_is_no_tile_of_a_product():
+    product = edited(
+        lesson_06_mistakes._matmul,
+        "rows[:, None] * K + inner[None, :]",
+        "rows * K + inner",
+        "mask=(rows < M)[:, None] & (inner < K)[None, :]",
+        "mask=inner < K",
+    )
+    assert "tl.dot takes tiles, with rows and columns" in judge(tasks("06")["6.3"], product).difference
 
 
 def test_a_change_that_changes_nothing_is_refused():

@@ -38,7 +38,7 @@ def product_in_tf32(A, B, Out, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.const
     for start in range(0, K, BLOCK_K):
         inner = start + tl.arange(0, BLOCK_K)
         a = tl.load(A + rows * K + inner[None, :], mask=(rows < M) & (inner[None, :] < K), other=0.0)
-        b = tl.load(B + inner[:, None] * N + columns, mask=(inner[:, None] < K) & (columns < N), other=0.0)
+        b = tl.load(B + inner[:, None] + columns * K, mask=(inner[:, None] < K) & (columns < N), other=0.0)
         acc += tl.dot(a, b, input_precision="tf32")
     tl.store(Out + rows * N + columns, acc, mask=(rows < M) & (columns < N))
 

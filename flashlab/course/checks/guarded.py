@@ -103,8 +103,18 @@ ADVICE = {
         "to a Python scalar",
     ): "A tile is no number: use Triton's functions, such as tl.exp. In place of x[mask] = y, write x = tl.where(mask, y, x)",
     ("truth value",): "A tile is no single truth: in place of `if`, mask the load and the store, or write x = tl.where(mask, y, x)",
-    ("attribute 'to_tensor'", "__array__", "argument 'out'", "attribute 'type'", "ufunc", "must be Tensor"): (
-        "A function of NumPy or torch takes no tile: use Triton's, such as tl.exp"
+    ("attribute 'to_tensor'", "attribute 'scalar'", "__array__", "argument 'out'", "attribute 'type'", "ufunc", "must be Tensor"): (
+        "A function of NumPy or torch takes no tile: use Triton's, such as tl.exp and tl.arange"
+    ),
+    ("invalid operands of type pointer",): (
+        "A pointer is an address, and not the numbers there: read them first, x = tl.load(X + offsets, mask=…)"
+    ),
+    ("arange's arguments",): (
+        "Both bounds of tl.arange must be constants: tl.arange(0, BLOCK). Add where the block begins, and mask what is too much"
+    ),
+    ("if pointer argument is not a block",): "One address cannot take many numbers: store at Out + offsets, an address for each",
+    ("must have equal ranks",): (
+        "tl.dot takes tiles, with rows and columns: a tile of addresses is A + rows[:, None] * … + columns[None, :]"
     ),
     ("make_shape_compatible",): "A number for each row needs a second axis to meet a tile: x[:, None]; one for each column, x[None, :]",
 }

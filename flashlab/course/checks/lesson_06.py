@@ -1,4 +1,4 @@
-"""Exercise 06, first Triton kernels: numbers in blocks, a row's softmax, and a product of matrices, each launched between guards."""
+"""Exercise 06, first Triton kernels: numbers in blocks, a row's softmax and lse, and the product A · Bᵀ, each launched between guards."""
 
 import numpy as np
 import triton
@@ -23,18 +23,18 @@ def axpy_cases(rng):
 
 
 def softmax_cases(rng):
-    sizes = ((1, 4), (3, 4), (2, 3), (4, 13), (5, int(rng.integers(17, 31))))
-    cases = [Case(f"{rows} rows of {columns}", (_floats(rng, rows, columns),)) for rows, columns in sizes]
-    below = Case("scores around -1000, rows of 5", (_floats(rng, 2, 5) - 1000,))
-    return [*cases, Case("scores around 1000, rows of 5", (_floats(rng, 2, 5) + 1000,)), below]
+    sizes = ((1, 4, 1.0), (1, 4, 0.5), (3, 4, 0.25), (2, 3, 1.5), (4, 13, 0.5), (5, int(rng.integers(17, 31)), 0.25))
+    cases = [Case(f"{rows} rows of {columns}, scale {scale}", (_floats(rng, rows, columns), scale)) for rows, columns, scale in sizes]
+    below = Case("scores around -1000, rows of 5, scale 0.5", (_floats(rng, 2, 5) - 1000, 0.5))
+    return [*cases, Case("scores around 1000, rows of 5, scale 0.5", (_floats(rng, 2, 5) + 1000, 0.5)), below]
 
 
 def matmul_cases(rng):
     sizes = ((16, 16, 16, 16), (16, 16, 48, 16), (32, 48, 16, 16), (16, 16, 20, 16), (20, 16, 16, 16), (16, 20, 16, 16), (37, 21, 50, 16))
-    cases = [Case(f"({m}, {k}) times ({k}, {n}), tiles of {b}", (_floats(rng, m, k), _floats(rng, k, n), b, b, b)) for m, n, k, b in sizes]
+    cases = [Case(f"A ({m}, {k}), B ({n}, {k}), tiles of {b}", (_floats(rng, m, k), _floats(rng, n, k), b, b, b)) for m, n, k, b in sizes]
     for m, n, k, *tiles in ((64, 48, 300, 32, 16, 16), (48, 64, 90, 16, 32, 64)):
-        text = f"({m}, {k}) times ({k}, {n}), BLOCK_M, BLOCK_N, BLOCK_K = {', '.join(map(str, tiles))}"
-        cases.append(Case(text, (_floats(rng, m, k), _floats(rng, k, n), *tiles)))
+        text = f"A ({m}, {k}), B ({n}, {k}), BLOCK_M, BLOCK_N, BLOCK_K = {', '.join(map(str, tiles))}"
+        cases.append(Case(text, (_floats(rng, m, k), _floats(rng, n, k), *tiles)))
     return cases
 
 
@@ -45,12 +45,12 @@ def call_axpy(kernel, x, y, a, block):
     return launch(kernel, (triton.cdiv(len(x), block),), (x, y), [x.shape], a, len(x), BLOCK=block)
 
 
-def call_softmax(kernel, x):
-    return launch(kernel, (len(x),), (x,), [x.shape], x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]))
+def call_softmax(kernel, x, scale):
+    return launch(kernel, (len(x),), (x,), [x.shape, x.shape[:1]], x.shape[1], scale, BLOCK=triton.next_power_of_2(x.shape[1]))
 
 
 def call_matmul(kernel, a, b, BLOCK_M, BLOCK_N, BLOCK_K):
-    (m, k), n = a.shape, b.shape[1]
+    (m, k), n = a.shape, len(b)
     grid = (triton.cdiv(m, BLOCK_M), triton.cdiv(n, BLOCK_N))
     return launch(kernel, grid, (a, b), [(m, n)], m, n, k, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K)
 
@@ -64,15 +64,17 @@ def compare_axpy(answer: Launched, case):
 
 
 def compare_softmax(answer: Launched, case):
-    [x] = case.arguments
-    tolerance = 4 * EPSILON * max(x.shape[1], np.abs(x).max())  # a score's own rounding becomes its exponential's
-    return compare_launched(answer, ("Out",), (naive.softmax(x.astype(np.float64)),), tolerance, (x.size,))
+    x, scale = case.arguments
+    scores = scale * x.astype(np.float64)
+    tolerance = 4 * EPSILON * max(x.shape[1], np.abs(scores).max())  # a score's own rounding becomes its exponential's
+    wanted = naive.softmax(scores), np.logaddexp.reduce(scores, axis=1)
+    return compare_launched(answer, ("Out", "Lse"), wanted, tolerance, (x.size,), {"Lse": ("row",)})
 
 
 def compare_matmul(answer: Launched, case):
     a, b, BLOCK_M, BLOCK_N, _ = case.arguments
-    loaded = a.size * triton.cdiv(b.shape[1], BLOCK_N), b.size * triton.cdiv(a.shape[0], BLOCK_M)
-    return compare_launched(answer, ("Out",), (a.astype(np.float64) @ b,), 4 * EPSILON * a.shape[1], loaded)
+    loaded = a.size * triton.cdiv(len(b), BLOCK_N), b.size * triton.cdiv(len(a), BLOCK_M)
+    return compare_launched(answer, ("Out",), (a.astype(np.float64) @ b.T,), 4 * EPSILON * a.shape[1], loaded)
 
 
 # -------------------------------------------------------------------------------------------------------------------- tasks
@@ -81,7 +83,7 @@ TASKS = (
     Task("6.1", "a · X + Y", "axpy_kernel", 25, axpy_cases, compare_axpy, AXPY_MISTAKES, call=call_axpy, meaning=meaning),
     Task(
         "6.2",
-        "softmax of a row",
+        "softmax of a row, and its lse",
         "softmax_kernel",
         35,
         softmax_cases,
@@ -92,7 +94,7 @@ TASKS = (
     ),
     Task(
         "6.3",
-        "a product of matrices",
+        "a product of rows",
         "matmul_kernel",
         40,
         matmul_cases,

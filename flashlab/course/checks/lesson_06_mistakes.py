@@ -19,12 +19,16 @@ def _axpy(X, Y, Out, a, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _softmax(X, Out, columns, BLOCK: tl.constexpr):
+def _softmax(X, Out, Lse, columns, scale, BLOCK: tl.constexpr):
     row, offsets = tl.program_id(0), tl.arange(0, BLOCK)
     inside = offsets < columns
     x = tl.load(X + row * columns + offsets, mask=inside, other=-float("inf"))
-    p = tl.exp(x - tl.max(x, axis=0))
-    tl.store(Out + row * columns + offsets, p / tl.sum(p, axis=0), mask=inside)
+    s = scale * x
+    m = tl.max(s, axis=0)
+    p = tl.exp(s - m)
+    l = tl.sum(p, axis=0)
+    tl.store(Out + row * columns + offsets, p / l, mask=inside)
+    tl.store(Lse + row, m + tl.log(l))
 
 
 @triton.jit
@@ -35,18 +39,16 @@ def _matmul(A, B, Out, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BL
     for start in range(0, K, BLOCK_K):
         inner = start + tl.arange(0, BLOCK_K)
         a = tl.load(A + rows[:, None] * K + inner[None, :], mask=(rows < M)[:, None] & (inner < K)[None, :], other=0.0)
-        b = tl.load(B + inner[:, None] * N + cols[None, :], mask=(inner < K)[:, None] & (cols < N)[None, :], other=0.0)
-        acc = acc + tl.dot(a, b, input_precision="ieee")
+        b = tl.load(B + cols[:, None] * K + inner[None, :], mask=(cols < N)[:, None] & (inner < K)[None, :], other=0.0)
+        acc = acc + tl.dot(a, b.T, input_precision="ieee")
     inside = (rows < M)[:, None] & (cols < N)[None, :]
     tl.store(Out + rows[:, None] * N + cols[None, :], acc, mask=inside)
 
 
 AND = " (With `and` in place of `&`, only one of two masks counts.)"
-ROWS_OF_A, COLS_OF_B = (
-    ("mask=(rows < M)[:, None]", "mask=(rows >= 0)[:, None]"),
-    ("& (cols < N)[None, :], other", "& (cols >= 0)[None, :], other"),
-)
-K_OF_A, K_OF_B = ("(inner < K)[None, :]", "(inner >= 0)[None, :]"), ("(inner < K)[:, None]", "(inner >= 0)[:, None]")
+ROWS_OF_A, ROWS_OF_B = ("mask=(rows < M)", "mask=(rows >= 0)"), ("mask=(cols < N)", "mask=(cols >= 0)")
+K_OF_A = "(rows < M)[:, None] & (inner < K)", "(rows < M)[:, None] & (inner >= 0)"
+K_OF_B = "(cols < N)[:, None] & (inner < K)", "(cols < N)[:, None] & (inner >= 0)"
 BEGINS = "row * columns + offsets"
 LOAD = 'x = tl.load(X + row * columns + offsets, mask=inside, other=-float("inf"))'
 
@@ -70,6 +72,20 @@ AXPY_MISTAKES = (
         "program_id(0) * BLOCK",
         "program_id(0)",
     ),
+    _of_axpy(
+        "every program all blocks",
+        "every program does the work of all: it has one block, at program_id · BLOCK, and needs no loop.",
+        1,
+        *("offsets = tl.program_id(0) * BLOCK", "for start in range(0, n, BLOCK):\n        offsets = start"),
+        *(word for line in ("inside =", "x =", "y =", "tl.store") for word in (f"    {line}", f"        {line}")),
+    ),
+    _of_axpy(
+        "clamped",
+        "positions past the end are moved to the last number, which is loaded and stored again: leave them out with a mask.",
+        2,
+        *("tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)", "tl.minimum(tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), n - 1)"),
+        *(", mask=inside", ""),
+    ),
     _of_axpy("a meets Y", "a belongs to X: a · X + Y.", 1, "a * x + y", "x + a * y"),
     _of_axpy("a meets both", "a belongs to X alone: a · X + Y.", 1, "a * x + y", "a * (x + y)"),
     _of_axpy("a is missing", "a is missing: a · X + Y.", 1, "a * x + y", "x + y"),
@@ -88,12 +104,12 @@ SOFTMAX_MISTAKES = (
         '-float("inf")',
         "0.0",
     ),
-    _of_softmax("no maximum", "exp of a large score overflows: subtract the row's maximum.", 1, "x - tl.max(x, axis=0)", "x"),
+    _of_softmax("no maximum", "exp of a large score overflows: subtract the row's maximum.", 1, "m = tl.max(s, axis=0)", "m = 0.0"),
     _of_softmax(
         "no mask on the load", "the row is read past its end: into the next row, or out of X.", 2, ', mask=inside, other=-float("inf")', ""
     ),
     _of_softmax(
-        "no mask on the store", "the row is written past its end: into the next row, or out of Out.", 2, "axis=0), mask=inside", "axis=0)"
+        "no mask on the store", "the row is written past its end: into the next row, or out of Out.", 2, "p / l, mask=inside", "p / l"
     ),
     _of_softmax(
         "rows begin at BLOCK",
@@ -119,7 +135,19 @@ SOFTMAX_MISTAKES = (
         "inside = offsets < columns",
         "inside = row * columns + offsets < columns",
     ),
-    _of_softmax("not divided", "divide by the sum of the row.", 1, " / tl.sum(p, axis=0)", ""),
+    _of_softmax("not divided", "divide by the sum of the row.", 1, "p / l", "p"),
+    _of_softmax("no scale", "scale is missing: the scores are scale · x.", 1, "scale * x", "x"),
+    _of_softmax(
+        "scale after exp", "scale belongs into the exponent: exp(scale · x − m).", 1, "s = scale * x", "s = x", "p / l", "scale * p / l"
+    ),
+    _of_softmax("lse without m", "exp(s − m) was summed: the log of its sum lacks m. lse = m + log(l).", 1, "m + tl.log(l)", "tl.log(l)"),
+    _of_softmax("the sum itself", "Lse gets a logarithm: m + log(l).", 1, "m + tl.log(l)", "m + l"),
+    _of_softmax("a logarithm to base 2", "lse is a natural logarithm: tl.log, not tl.log2.", 1, "tl.log(", "tl.log2("),
+    _of_softmax(
+        "m without scale", "the m of lse is the maximum of scale · x, not of x.", 1, "Lse + row, m", "Lse + row, tl.max(x, axis=0)"
+    ),
+    _of_softmax("m of x in both", "m is the maximum of scale · x, not of x.", 1, "tl.max(s, axis=0)", "tl.max(x, axis=0)"),
+    _of_softmax("every lse in one place", "each row has its own place in Lse: Lse + row.", 1, "Lse + row", "Lse"),
     _of_softmax("read twice", "the row is loaded twice: keep what you have loaded.", 2, LOAD, f"{LOAD}\n    {LOAD}"),
     _of_softmax("the smallest", "with −inf past the row, tl.min is −inf: subtract the row's maximum, tl.max.", 1, "tl.max(", "tl.min("),
     _of_softmax("one too many", "the last column is columns - 1: offsets < columns, not <=.", 2, "offsets < columns", "offsets <= columns"),
@@ -143,11 +171,19 @@ MATMUL_MISTAKES = (
     ),
     _of_matmul("no mask along K of B", "A is masked along K and B is not: 0 times what lies past B is no 0 where that is NaN.", 2, *K_OF_B),
     _of_matmul("no mask on A's rows", f"A is loaded without the mask of its rows.{AND}", 2, *ROWS_OF_A),
-    _of_matmul("no mask on B's columns", f"B is loaded without the mask of its columns.{AND}", 2, *COLS_OF_B),
+    _of_matmul("no mask on B's rows", f"B is loaded without the mask of its rows.{AND}", 2, *ROWS_OF_B),
     _of_matmul("A's rows begin at M", "a row of A has K numbers: A + rows · K + inner.", 1, "rows[:, None] * K", "rows[:, None] * M"),
     _of_matmul("Out's rows begin at M", "a row of Out has N numbers: Out + rows · N + cols.", 1, "rows[:, None] * N", "rows[:, None] * M"),
     _of_matmul("replaced, not added", "each step replaces acc: add.", 1, "acc + tl.dot", "tl.dot"),
-    _of_matmul("B's rows begin at K", "a row of B has N numbers: B + inner · N + cols.", 1, "inner[:, None] * N", "inner[:, None] * K"),
+    _of_matmul("B's rows begin at N", "a row of B has K numbers: B + cols · K + inner.", 1, "cols[:, None] * K", "cols[:, None] * N"),
+    _of_matmul(
+        "A · B",
+        "this is A · B: B is (N, K) here, and row n of B meets row m of A in Out[m, n].",
+        1,
+        *("B + cols[:, None] * K + inner[None, :]", "B + inner[:, None] * N + cols[None, :]"),
+        *("mask=(cols < N)[:, None] & (inner < K)[None, :]", "mask=(inner < K)[:, None] & (cols < N)[None, :]"),
+        *("b.T", "b"),
+    ),
     _of_matmul("no mask on the store", "tiles at the edge are written past it.", 2, ", acc, mask=inside", ", acc"),
     _of_matmul(
         "the last step is missing",
@@ -170,7 +206,7 @@ MATMUL_MISTAKES = (
         "the_other",
         "tl.program_id(0)",
     ),
-    _of_matmul("no mask at the edges", "tiles at the edge load rows of A and columns of B that do not exist.", 2, *ROWS_OF_A, *COLS_OF_B),
+    _of_matmul("no mask at the edges", "tiles at the edge load rows of A and of B that do not exist.", 2, *ROWS_OF_A, *ROWS_OF_B),
     _of_matmul(
         "transposed",
         "Out is written transposed: Out + rows · N + cols.",
@@ -182,17 +218,19 @@ MATMUL_MISTAKES = (
         "acc is not kept",
         "tl.dot(a, b, acc, …) changes no tile, it returns the sum: acc = tl.dot(a, b, acc, …).",
         1,
-        "acc = acc + tl.dot(a, b, ",
-        "tl.dot(a, b, acc, ",
+        "acc = acc + tl.dot(a, b.T, ",
+        "tl.dot(a, b.T, acc, ",
     ),
     _of_matmul(
         "acc is added twice",
         "tl.dot(a, b, acc, …) is the sum with acc already: assign it, and do not add it once more.",
         1,
-        "tl.dot(a, b, ",
-        "tl.dot(a, b, acc, ",
+        "tl.dot(a, b.T, ",
+        "tl.dot(a, b.T, acc, ",
     ),
-    _of_matmul("b transposed", "b is (BLOCK_K, BLOCK_N) as it is loaded: tl.dot(a, b), not b.T.", 1, "tl.dot(a, b,", "tl.dot(a, b.T,"),
+    _of_matmul(
+        "b not transposed", "a tile of B's rows is (BLOCK_N, BLOCK_K), and tl.dot wants (BLOCK_K, BLOCK_N): tl.dot(a, b.T).", 1, "b.T", "b"
+    ),
     _of_matmul(
         "one direction",
         "the grid has two directions: program_id(0) is the tile of rows, and program_id(1) that of columns.",
@@ -220,8 +258,8 @@ MATMUL_MISTAKES = (
         "no mask on B",
         "B is loaded without a mask: past its end anything may lie, and 0 · NaN is NaN.",
         2,
-        "mask=(inner < K)[:, None] & (cols < N)[None, :]",
-        "mask=(inner >= 0)[:, None] & (cols >= 0)[None, :]",
+        "mask=(cols < N)[:, None] & (inner < K)[None, :]",
+        "mask=(cols >= 0)[:, None] & (inner >= 0)[None, :]",
     ),
     _of_matmul(
         "the store asks for rows alone",
@@ -229,6 +267,13 @@ MATMUL_MISTAKES = (
         2,
         "inside = (rows < M)[:, None] & (cols < N)[None, :]",
         "inside = (rows < M)[:, None] & (cols >= 0)[None, :]",
+    ),
+    _of_matmul(
+        "stored in every step",
+        "the store stands in the loop: acc is whole behind it.",
+        1,
+        *("    inside =", "        inside ="),
+        *("    tl.store", "        tl.store"),
     ),
     *one_too_many(_matmul, 2, rows="M", cols="N", inner="K"),
 )

@@ -66,6 +66,12 @@ RECOMPUTE_MISTAKES = (
     _of_recompute("added", "lse is subtracted, not added.", 1, "- lse", "+ lse"),
     _of_recompute("lse along the keys", "lse has one number for each *row*: lse[:, None].", 2, "lse[:, None]", "lse"),
     _of_recompute("transposed", "P has a row for each query and a column for each key.", 2, f"np.exp({SCORES})", f"np.exp({SCORES}).T"),
+    _of_recompute(
+        "m in place of lse",
+        "that is exp(s − m), before it is divided: lse = m + log l knows of all keys, and brings both.",
+        1,
+        *("- lse[:, None]", "- (scale * q @ k.T).max(axis=1)[:, None]"),
+    ),
     _of_recompute("exp2", "exp2(x) is 2 to the x; lse is a natural logarithm: np.exp.", 1, "np.exp(", "np.exp2("),
 )
 
@@ -90,7 +96,12 @@ OWN_DELTA = "delta is given, and was summed over all keys: the sum over this til
 DELTA_ROWS = "delta has one number for each *row*: delta[:, None]."
 NO_INNER_SCALE = "P is made of scale · q kᵀ: hand the scale to recompute."
 TWICE = "{} read from HBM twice: give what you read a name."
-RETURNED = "the function returns within the loop, after the first tile."
+RETURNED = "only the first tile counts: does the function return within the loop, or are the arguments of tiles(length, block) the wrong way round?"
+SCALE_TWICE_IN_P = "the scale is there twice in P: scale q, or hand the scale to recompute, not both."
+LSE_ROWS = "lse has one number for each *row*: lse[:, None]."
+ROWS_FIRST = "recompute takes the rows first: recompute(q, k, …)."
+BRACKETS = "* and @ bind alike, from the left: brackets around dP − delta, P * (dP - delta[:, None])."
+NO_TRANSPOSE = "dP is dOut Vᵀ: the transpose is missing."
 _of_dq = functools.partial(mistake, grad_q_tile)
 DQ_MISTAKES = (
     _of_dq("no scale", "dq lacks the scale: the scores were scale · q kᵀ.", 1, "scale * dq", "dq"),
@@ -105,6 +116,13 @@ DQ_MISTAKES = (
         "dq",
     ),
     _of_dq("P without scale", NO_INNER_SCALE, 1, "lse, scale)\n", "lse, 1.0)\n"),
+    _of_dq("scale twice in P", SCALE_TWICE_IN_P, 1, "lse, scale)\n", "lse, scale * scale)\n"),
+    _of_dq("lse along the keys", LSE_ROWS, 1, "recompute(q, k, lse, scale)", "np.exp(scale * q @ k.T - lse)"),
+    _of_dq("keys first", ROWS_FIRST, 1, "recompute(q, k,", "recompute(k, q,"),
+    _of_dq("K and V swapped", "k comes from K, and v from V: swapped.", 2, "k, v = K", "v, k = K"),
+    _of_dq("brackets", BRACKETS, 1, DS, "P * dout @ v.T - delta[:, None]"),
+    _of_dq("V not transposed", NO_TRANSPOSE, 1, "dout @ v.T", "dout @ v"),
+    _of_dq("over the rows", "the walk is over the keys: tiles(len(K), BLOCK_N).", 2, "K.shape[0]", "q.shape[0]"),
     _of_dq("delta forgotten", NO_DELTA, 1, DS, "P * (dout @ v.T)"),
     _of_dq("delta added", "delta is subtracted.", 1, "- delta", "+ delta"),
     _of_dq("delta outside of the bracket", OUT_OF_BRACKET, 1, DS, "P * (dout @ v.T) - delta[:, None]"),
@@ -154,6 +172,7 @@ def grad_kv_tile(k, v, Q, dOut, Lse, Delta, scale, BLOCK_M):
     return scale * dk, dv
 
 
+ADDED = "dv = dv + ", "dv += ", "dk = dk + ", "dk += "
 NOT_TRANSPOSED = "{} is transposed: a key gathers over the rows, {}."
 _of_dkdv = functools.partial(mistake, grad_kv_tile)
 DKDV_MISTAKES = (
@@ -161,10 +180,30 @@ DKDV_MISTAKES = (
     _of_dkdv("scale twice", "the scale is there twice in dk.", 1, "scale * dk", "scale * scale * dk"),
     _of_dkdv("dv scaled", "dv has no scale: it is Pᵀ dOut.", 1, "scale * dk, dv", "scale * dk, scale * dv"),
     _of_dkdv("P without scale", NO_INNER_SCALE, 1, "lse, scale)\n", "lse, 1.0)\n"),
+    _of_dkdv("scale twice in P", SCALE_TWICE_IN_P, 1, "lse, scale)\n", "lse, scale * scale)\n"),
+    *(
+        _of_dkdv(name, sentence, 1, *change, *spelling)
+        for spelling in ((), ADDED)  # numbers that are added in place complain where sums would grow
+        for name, sentence, *change in (
+            ("lse along the keys", LSE_ROWS, "recompute(q, k, lse, scale)", "np.exp(scale * q @ k.T - lse)"),
+            ("keys first", ROWS_FIRST, "recompute(q, k,", "recompute(k, q,"),
+            ("delta along the keys", DELTA_ROWS, "delta[:, None]", "delta"),
+        )
+    ),
+    _of_dkdv(
+        "one array for both",
+        "dk and dv are one array: make two.",
+        2,
+        "dk, dv = np.zeros(k.shape), np.zeros(v.shape)",
+        "dk = dv = np.zeros(k.shape)",
+        *ADDED,
+    ),
+    _of_dkdv("brackets", BRACKETS, 1, DS, "P * dout @ v.T - delta[:, None]"),
+    _of_dkdv("V not transposed", NO_TRANSPOSE, 1, "dout @ v.T", "dout @ v"),
+    _of_dkdv("over the keys", "the walk is over the rows: tiles(len(Q), BLOCK_M).", 2, "Q.shape[0]", "k.shape[0]"),
     _of_dkdv("delta forgotten", NO_DELTA, 1, DS, "P * (dout @ v.T)"),
     _of_dkdv("delta added", "delta is subtracted.", 1, "- delta", "+ delta"),
     _of_dkdv("delta outside of the bracket", OUT_OF_BRACKET, 1, DS, "P * (dout @ v.T) - delta[:, None]"),
-    _of_dkdv("delta along the keys", DELTA_ROWS, 1, "delta[:, None]", "delta"),
     _of_dkdv("delta of the tile", OWN_DELTA, 1, DS, "P * (dout @ v.T - (P * (dout @ v.T)).sum(axis=1)[:, None])"),
     _of_dkdv("P forgotten", NO_P, 1, DS, DS.removeprefix("P * ")),
     _of_dkdv(

@@ -26,7 +26,9 @@ TYPES = {torch.float32: "*fp32", torch.int32: "*i32", int: "i32", float: "fp32"}
 def refusal(kernel, arguments, constants):
     """What the compiler does not take of kernel[grid](*arguments, **constants), in one line; "" where it takes everything."""
     types = tuple(TYPES[getattr(x, "dtype", type(x))] for x in arguments)
-    return _refusal(kernel, types, tuple(sorted(constants.items())))
+    further = inspect.signature(kernel.fn).parameters
+    defaults = {name: x.default for name, x in further.items() if name not in constants and x.default is not inspect.Parameter.empty}
+    return _refusal(kernel, types, tuple(sorted((defaults | constants).items())))
 
 
 @functools.lru_cache(maxsize=64)
@@ -69,6 +71,8 @@ def _in_a_line(error):
 ADVICE = {
     "multiple comparison": "`&` binds more tightly than `<`: put each comparison in parentheses",
     "Boolean value of Tensor": "A tile has many truths: in place of `if`, give them to tl.load and tl.store as mask=…",
+    "Loop-carried variable": "What a loop carries keeps its shape: begin with a tile, such as tl.full([BLOCK_M], …, tl.float32)",
+    "Cannot access global variable": "A constant outside of a kernel is made with tl.constexpr(…); or write it in the kernel",
     "type: Continue": "No round of a loop ends early: mask what is not to count",
     "type: Break": "There is no way out of a loop: let it end where nothing is left to do",
 }

@@ -116,7 +116,12 @@ ADVICE = {
     ("must have equal ranks",): (
         "tl.dot takes tiles, with rows and columns: a tile of addresses is A + rows[:, None] * … + columns[None, :]"
     ),
-    ("make_shape_compatible",): "A number for each row needs a second axis to meet a tile: x[:, None]; one for each column, x[None, :]",
+    ("accumulator shape is incompatible",): "What tl.dot adds to is a tile, from the beginning: tl.zeros([…, …], tl.float32)",
+    ("required positional argument", "unexpected keyword argument"): "Keep the arguments that the task gives the kernel, in their order",
+    ("make_shape_compatible",): (
+        "Shapes that do not fit have met. A number for each row needs a second axis to meet a tile: x[:, None]; one for each column, "
+        "x[None, :]. Where both have two axes: is it the tile, the mask or the axis=… that you meant?"
+    ),
 }
 
 

@@ -96,7 +96,10 @@ OWN_DELTA = "delta is given, and was summed over all keys: the sum over this til
 DELTA_ROWS = "delta has one number for each *row*: delta[:, None]."
 NO_INNER_SCALE = "P is made of scale · q kᵀ: hand the scale to recompute."
 TWICE = "{} read from HBM twice: give what you read a name."
-RETURNED = "only the first tile counts: does the function return within the loop, or are the arguments of tiles(length, block) the wrong way round?"
+RETURNED = (
+    "only the first tile counts: does the function return within the loop, "
+    "or are the arguments of tiles(length, block) the wrong way round?"
+)
 SCALE_TWICE_IN_P = "the scale is there twice in P: scale q, or hand the scale to recompute, not both."
 LSE_ROWS = "lse has one number for each *row*: lse[:, None]."
 ROWS_FIRST = "recompute takes the rows first: recompute(q, k, …)."

@@ -21,7 +21,9 @@ def _floats(rng, *shape, factor=1.0):
 def score_cases(rng):
     sizes = ((16, 32, 64, 16, 32), (32, 48, 16, 16, 16), (20, 16, 16, 16, 16), (16, 20, 16, 16, 16), (16, 16, 12, 16, 16))
     sizes += ((37, 21, 40, 16, 16), (64, 96, 16, 32, 16), (64, 96, 16, 16, 32))
-    return [Case(_told(q, k, d, m, n), (_floats(rng, q, d), _floats(rng, k, d), m, n)) for q, k, d, m, n in sizes]
+    cases = [Case(_told(q, k, d, m, n), (_floats(rng, q, d), _floats(rng, k, d), m, n)) for q, k, d, m, n in sizes]
+    below = -80 - np.abs(_floats(rng, 20, 16)), np.full((20, 16), 90.0, np.float32)
+    return [*cases, Case("20 queries, 20 keys, scores near -20000", (*below, 16, 16))]
 
 
 def _told(rows, keys, D, BLOCK_M, BLOCK_N):
@@ -80,7 +82,8 @@ def _dims(D):
 def call_scores(kernel, Q, K, BLOCK_M, BLOCK_N):
     (rows, D), keys = Q.shape, len(K)
     grid = (triton.cdiv(rows, BLOCK_M), triton.cdiv(keys, BLOCK_N))
-    return launch(kernel, grid, (Q, K), [(rows, keys)], rows, keys, SCALE * D**-0.5, **_dims(D), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N)
+    shapes = [(rows, keys), (rows, grid[1])]
+    return launch(kernel, grid, (Q, K), shapes, rows, keys, SCALE * D**-0.5, **_dims(D), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N)
 
 
 def call_forward(kernel, Q, K, V, BLOCK_M, BLOCK_N):
@@ -95,8 +98,10 @@ def call_forward(kernel, Q, K, V, BLOCK_M, BLOCK_N):
 def compare_scores(answer: Launched, case):
     Q, K, BLOCK_M, BLOCK_N = case.arguments
     want = SCALE * Q.astype(np.float64) @ K.T * Q.shape[1] ** -0.5
+    largest = np.stack([tile.max(axis=1) for tile in np.split(want, range(BLOCK_N, len(K), BLOCK_N), axis=1)], axis=1)
     loaded = Q.size * triton.cdiv(len(K), BLOCK_N), K.size * triton.cdiv(len(Q), BLOCK_M)
-    return compare_launched(answer, ("Scores",), (want,), 4 * EPSILON * Q.shape[1], loaded)
+    axes = {"Largest": ("row", "tile of keys")}
+    return compare_launched(answer, ("Scores", "Largest"), (want, largest), 4 * EPSILON * Q.shape[1], loaded, axes)
 
 
 def compare_forward(answer: Launched, case):

@@ -11,7 +11,8 @@ from flashlab.course.checks.kernel_mistakes import one_too_many, unmasked_loads,
 
 @triton.jit
 def _scores(
-    Q, K, Scores, seqlen_q, seqlen_k, scale, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+    Q, K, Scores, Largest, seqlen_q, seqlen_k, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     keys = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -23,6 +24,8 @@ def _scores(
     scores = tl.dot(q, k.T, input_precision="ieee") * scale
     inside = (rows < seqlen_q)[:, None] & (keys < seqlen_k)[None, :]
     tl.store(Scores + rows[:, None] * seqlen_k + keys[None, :], scores, mask=inside)
+    scores = tl.where((keys < seqlen_k)[None, :], scores, -float("inf"))
+    tl.store(Largest + rows * tl.num_programs(1) + tl.program_id(1), tl.max(scores, axis=1), mask=rows < seqlen_q)
 
 
 @triton.jit
@@ -70,6 +73,10 @@ OF_KEYS = ("keys[:, None] * D + dims[None, :]", "mask=in_k", "in_k", "(keys >= 0
 NEXT_ROW = "BLOCK_D may be larger than D, and what lies past a row of {} is its next row: ask for dims < D in that load."
 OTHER = "the scores of keys past the end become {}, and where all others lie further below, they win: use −inf."
 
+
+ZERO_IS_NEUTRAL = "what a mask leaves out of q and k takes part in a sum of products, where 0 is neutral, not −inf: other=0.0."
+OWN_SCALE_TOO = "the scale is given whole: D ** -0.5 is part of it."
+STORED_LARGEST = "    tl.store(Largest + rows * tl.num_programs(1) + tl.program_id(1), tl.max(scores, axis=1), mask=rows < seqlen_q)\n"
 
 _of_scores = functools.partial(mistake, _scores)
 
@@ -121,6 +128,55 @@ SCORE_MISTAKES = (
         "the_other",
         "tl.program_id(0)",
     ),
+    _of_scores(
+        "missing keys count",
+        "a key past the end was loaded as 0, and its score 0 is the largest where all others lie below: give it −inf first.",
+        2,
+        *('tl.where((keys < seqlen_k)[None, :], scores, -float("inf"))', "scores"),
+    ),
+    _of_scores("missing keys are -1000", OTHER.format("−1000"), 2, 'scores, -float("inf"))', "scores, -1000.0)"),
+    _of_scores("the largest of each key", "Largest has one number for each row of the tile: axis=1.", 1, "axis=1", "axis=0"),
+    _of_scores(
+        "the largest of all",
+        "tl.max without axis=1 gives one number for the whole tile: each row has its own.",
+        1,
+        "scores, axis=1",
+        "scores",
+    ),
+    _of_scores(
+        "Largest by key tiles first",
+        "Largest has a row for each query, and in it a number for each tile of keys: rows · tiles + tile.",
+        1,
+        "Largest + rows * tl.num_programs(1) + tl.program_id(1)",
+        "Largest + rows + tl.program_id(1) * seqlen_q",
+    ),
+    _of_scores(
+        "rows of Largest",
+        "a row of Largest has as many numbers as there are tiles of keys, tl.num_programs(1).",
+        1,
+        "rows * tl.num_programs(1)",
+        "rows * seqlen_k",
+    ),
+    _of_scores(
+        "no mask on Largest",
+        "rows past the last one are stored in Largest, too: mask that store.",
+        2,
+        "axis=1), mask=rows < seqlen_q",
+        "axis=1)",
+    ),
+    _of_scores("Largest not stored", "Largest is not stored: a second tl.store is missing.", 1, STORED_LARGEST, ""),
+    _of_scores(
+        "other is −inf",
+        ZERO_IS_NEUTRAL,
+        2,
+        "mask=in_q, other=0.0",
+        'mask=in_q, other=-float("inf")',
+        "mask=in_k, other=0.0",
+        'mask=in_k, other=-float("inf")',
+    ),
+    _of_scores("K with other −inf", ZERO_IS_NEUTRAL, 2, "mask=in_k, other=0.0", 'mask=in_k, other=-float("inf")'),
+    _of_scores("own scale on top", OWN_SCALE_TOO, 1, "* scale", "* scale * D ** -0.5"),
+    _of_scores("rows of D", "a row of Scores has seqlen_k numbers, not D.", 1, "rows[:, None] * seqlen_k", "rows[:, None] * D"),
     _of_scores("rows begin at BLOCK_D", "a row of Q and K has D numbers, not BLOCK_D.", 1, "[:, None] * D", "[:, None] * BLOCK_D"),
     *wrong_steps(_scores, 1, Q="rows", K="keys"),
     *one_too_many(_scores, 2, rows="seqlen_q", keys="seqlen_k", dims="D"),
@@ -270,6 +326,47 @@ FORWARD_MISTAKES = (
     _of_forward(
         "p without m", "p is exp(scores − m_new), with the m of this round: m is not brought up to date.", 1, "        m = m_new\n", ""
     ),
+    _of_forward("own scale on top", OWN_SCALE_TOO, 1, "* scale", "* scale * D ** -0.5"),
+    _of_forward("other is −inf", ZERO_IS_NEUTRAL, 2, "mask=in_k, other=0.0)\n        v", 'mask=in_k, other=-float("inf"))\n        v'),
+    _of_forward(
+        "keys masked by queries", "K and V have seqlen_k rows: keys < seqlen_k.", 2, "in_k = (keys < seqlen_k)", "in_k = (keys < seqlen_q)"
+    ),
+    _of_forward(
+        "one sum for all rows",
+        "tl.sum without axis=1 gives one number for the whole tile: each row needs its own.",
+        1,
+        "tl.sum(p, axis=1)",
+        "tl.sum(p)",
+    ),
+    _of_forward(
+        "the largest of each key",
+        "tl.max(…, axis=0) is one number for each key: each row needs its own, axis=1.",
+        1,
+        "tl.max(scores, axis=1)",
+        "tl.max(scores, axis=0)",
+    ),
+    _of_forward(
+        "steps of one",
+        "the walk goes in steps of 1, and visits keys many times: in steps of BLOCK_N.",
+        1,
+        "range(0, end, BLOCK_N)",
+        "range(0, end)",
+    ),
+    _of_forward("lse is l", "lse is m + log(l): this is l alone.", 1, "m + tl.log(l)", "l"),
+    _of_forward(
+        "p divided in each tile",
+        "p is divided in each tile, by its own sum: divide acc once, at the end, by l of all tiles.",
+        1,
+        "        rescale =",
+        "        p = p / tl.sum(p, axis=1)[:, None]\n        rescale =",
+    ),
+    _of_forward(
+        "rescaled too late",
+        "acc is rescaled after the product was added, which is measured against m_new already: first rescale, then add.",
+        1,
+        'acc = tl.dot(p, v, acc * rescale[:, None], input_precision="ieee")',
+        'acc = tl.dot(p, v, acc, input_precision="ieee") * rescale[:, None]',
+    ),
     _of_forward("own scale", "the scale is given: use it as it is, not D ** -0.5.", 1, "* scale", "* D ** -0.5"),
     _of_forward(
         "acc is not kept", "tl.dot(p, v, acc, …) changes no tile, it returns the sum: acc = tl.dot(…).", 1, "acc = tl.dot(p", "tl.dot(p"
@@ -318,6 +415,20 @@ CAUSAL_MISTAKES = (
         2,
         "start_m + BLOCK_M)",
         "start_m + BLOCK_M + 1)",
+    ),
+    _of_causal(
+        "ends before its own rows",
+        "the walk ends before the tile's own rows, which see themselves: end at start_m + BLOCK_M.",
+        2,
+        "start_m + BLOCK_M)",
+        "start_m)",
+    ),
+    _of_causal(
+        "tiles counted, not keys",
+        "the loop ends at a number of keys, not of tiles.",
+        2,
+        "end = tl.minimum(seqlen_k, start_m + BLOCK_M)",
+        "end = tl.program_id(0) + 1",
     ),
     _of_causal("blind to itself", "a token sees itself: keys <= rows.", 1, "keys[None, :] <= rows", "keys[None, :] < rows"),
     _of_causal("one key too many", "each row sees one key of the future.", 1, "<= rows[:, None]", "<= rows[:, None] + 1"),

@@ -123,6 +123,11 @@ def test_a_vector_is_no_tile_of_a_product():
     assert "tl.dot takes tiles, with rows and columns" in judge(tasks("06")["6.3"], product).difference
 
 
+def test_a_default_argument_is_no_refusal():
+    kept = edited(lesson_07_mistakes._forward, "BLOCK_N: tl.constexpr\n", "BLOCK_N: tl.constexpr, IS_CAUSAL: tl.constexpr = False\n")
+    assert judge(tasks("07")["7.2"], kept).status == "passed"
+
+
 def test_a_change_that_changes_nothing_is_refused():
     with pytest.raises(ValueError, match="'minus' is not in axpy"):
         edited(axpy, "minus", "plus")

@@ -96,6 +96,7 @@ def forward_like(query, key, value, spec, extras=NO_EXTRAS, tiles=None):
 
 
 def run(to_out, query, key, value, packed):
+    """(out, lse) by the Launch of a `plan`."""
     out, lse = empty_results(query, value, packed)
     to_out(query, key, value, out, lse)
     return out, lse

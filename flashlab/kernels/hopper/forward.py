@@ -409,6 +409,7 @@ def forward_like(query, key, value, spec, extras=NO_EXTRAS):
 
 
 def run(to_out, query, key, value):
+    """(out, lse) by the Launch of a `plan`."""
     out, lse = empty_results(query, value, packed=False)
     to_out(query, key, value, out, lse, query.new_zeros(1, dtype=torch.int32))
     return out, lse

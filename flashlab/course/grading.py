@@ -119,7 +119,7 @@ def _judge_case(task, attempt, case):
         return str(error), _told(error, task.function)
     meant = _meant(task, answer, case)
     if not _equal(arguments, case.arguments):
-        return meant, f"{task.function} changed what it was given: compute something new (a = a * b, not a *= b)."
+        return meant, Explained(f"{task.function} changed what it was given: compute something new (a = a * b, not a *= b).")
     return meant, task.compare(answer, case)
 
 
@@ -131,11 +131,18 @@ def _told(error, function):
     frames = [frame for link in chain for frame in traceback.extract_tb(link.__traceback__) if frame.name == function]
     line = f" in the line `{frames[-1].line}`" if frames and frames[-1].line else ""
     said = next((link for link in chain if type(link).__name__ != "InterpreterError"), error)  # which wraps what a kernel raises
-    ambiguous = ONE_TRUTH if "truth value of an array" in str(said) else ""
-    return f"{type(said).__name__}{line}: {said}{ambiguous}"
+    advice = next((f" {words}" for part, words in ADVICE.items() if part in str(said)), "")
+    return f"{type(said).__name__}{line}: {said}{advice}"
 
 
-ONE_TRUTH = " `and`, `or`, `if` and a chain such as a <= b <= c ask for one truth: join masks with & and |, each comparison in parentheses."
+ADVICE = {  # on what NumPy says
+    "truth value of an array": (
+        "`and`, `or`, `if` and a chain such as a <= b <= c ask for one truth: join masks with & and |, each comparison in parentheses. "
+        "Python's own max(a, b) asks too: np.maximum(a, b) goes number by number. And == of tuples: compare their parts one by one."
+    ),
+    "only integer scalar arrays": "np.max and np.min look along an axis of one array: the larger of two is np.maximum(a, b).",
+    "inhomogeneous shape": "Arrays of different shapes were put into one: take them one at a time.",
+}
 
 
 def _likely_mistake(task, seed, answers, failures):

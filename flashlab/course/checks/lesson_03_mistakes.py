@@ -9,6 +9,7 @@ from flashlab.course.checks.task import Mistake
 
 EXP2 = "exp2(x) is 2 to the x; the formula has e to the x, np.exp."
 SECOND_AXIS = "to meet a matrix (rows, n), a number for each row needs a second axis: m[:, None]."
+BY_SCORES = "values are weighed by exp(score - m), not by the scores themselves."
 DIVIDED = "acc is divided by l already; the division waits until the end."
 ONE_FOR_ALL = "one maximum is taken over all rows; each row needs its own (axis=1)."
 EMPTY_ROW = "-inf - (-inf) is NaN: a row that has seen no key needs another pivot."
@@ -39,6 +40,11 @@ CHUNK_MISTAKES = (
     _of_chunk("a column for each row", COLUMNS, 1, "return m, l", "return m, l[:, None]"),
     _of_chunk(
         "values not weighted", "acc sums the values themselves; weigh each by exp(score - m).", 2, "p @ values", "np.ones_like(p) @ values"
+    ),
+    _of_chunk("values weighed by scores", BY_SCORES, 2, "p @ values", "scores @ values"),
+    _of_chunk("values not summed", "a weighted sum of values is a product of matrices: p @ values.", 2, "p @ values", "p * values"),
+    _of_chunk(
+        "l is a logarithm", "l is the sum itself: no logarithm of it, and m is not added.", 1, "return m, l", "return m, m + np.log(l)"
     ),
     _of_chunk("exp2", EXP2, 2, "np.exp(", "np.exp2("),
     _of_chunk("no second axis", SECOND_AXIS, 1, "m[:, None]", "m"),
@@ -98,6 +104,13 @@ UPDATE_MISTAKES = (
         "scores - pivot",
         "scores - np.where(m == -np.inf, 0.0, m)",
     ),
+    _of_update(
+        "another pivot for the first chunk",
+        "where the old m is -inf but the chunk has keys, the pivot is m_new, not 0: ask whether m_new is -inf.",
+        2,
+        *("np.where(m_new == -np.inf, 0.0, m_new)", "np.where(m == -np.inf, 0.0, m_new)"),
+    ),
+    _of_update("values weighed by scores", BY_SCORES, 2, "p @ values", "scores @ values"),
     _of_update("the chunk's own maximum", OWN_MAXIMUM, 2, "    p = np.exp(scores - pivot[:, None])", OWN),
     _of_update(
         "the chunk's own maximum",
@@ -190,6 +203,19 @@ MERGE_MISTAKES = (
         1,
         "return m,",
         "return m_a,",
+    ),
+    _of_merge(
+        "measured against the second side",
+        "everything is measured against the second side's m: the common maximum is the larger of the two, so each side needs its factor.",
+        1,
+        *("np.exp(m_a - pivot)", "np.exp(m_a - m_b)", *NONE_B),
+    ),
+    _of_merge(
+        "returns the pivot",
+        "m of a row that neither side has seen stays -inf: the pivot is for the exponents alone.",
+        2,
+        "return m,",
+        "return pivot,",
     ),
     _of_merge("divided too early", DIVIDED, 1, "return m, l, acc", "return m, l, acc / l[:, None]"),
     _of_merge("NaN for rows that saw nothing", EMPTY_ROW, 2, "np.where(m == -np.inf, 0.0, m)", "m"),

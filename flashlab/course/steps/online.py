@@ -40,12 +40,12 @@ def finish(m, l, acc):
     return acc / l[:, None], m + np.log(l)
 
 
-def chunk_scores(Q, K, start, is_causal, scale):
-    """Scores of every query against one chunk of keys that begins at key number `start`."""
+def chunk_scores(Q, K, begin, is_causal, scale):
+    """Scores of every query against one chunk of keys that begins at key number `begin`."""
     scores = scale * Q @ K.T
     if is_causal:
         i = np.arange(Q.shape[0])[:, None]
-        j = start + np.arange(K.shape[0])[None, :]
+        j = begin + np.arange(K.shape[0])[None, :]
         scores = np.where(j <= i, scores, -np.inf)
     return scores
 

@@ -116,8 +116,18 @@ ADVICE = {
     ("must have equal ranks",): (
         "tl.dot takes tiles, with rows and columns: a tile of addresses is A + rows[:, None] * … + columns[None, :]"
     ),
-    ("accumulator shape is incompatible",): "What tl.dot adds to is a tile, from the beginning: tl.zeros([…, …], tl.float32)",
-    ("required positional argument", "unexpected keyword argument"): "Keep the arguments that the task gives the kernel, in their order",
+    ("accumulator shape is incompatible",): (
+        "What tl.dot adds to is a tile from the beginning, and has the shape of the product: tl.zeros([…, …], tl.float32)"
+    ),
+    ("required positional argument", "unexpected keyword argument"): (
+        "A kernel keeps the arguments that its task gives, in their order. And functions of Triton are called as in "
+        "tl.zeros([BLOCK_M, BLOCK_D], tl.float32) and tl.sum(x, axis=1)"
+    ),
+    ("for @:",): "Number by number is x * y, and a product of matrices tl.dot(x, y)",
+    ("must be a power of 2",): "The sides of a tile are powers of two: BLOCK_D, not D, and a mask for what is too much",
+    ("must have equal reduction dimensions", "equal reduction"): (
+        "The inner sides of a product must agree: (M, K) with (K, N). Which tile is rows × dims, which keys × dims, and which needs .T?"
+    ),
     ("make_shape_compatible",): (
         "Shapes that do not fit have met. A number for each row needs a second axis to meet a tile: x[:, None]; one for each column, "
         "x[None, :]. Where both have two axes: is it the tile, the mask or the axis=… that you meant?"

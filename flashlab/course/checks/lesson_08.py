@@ -20,7 +20,8 @@ def _floats(rng, *shape):
 
 def delta_cases(rng):
     sizes = ((16, 16, 16), (32, 16, 16), (20, 16, 16), (16, 12, 16), (37, 40, 32))
-    return [Case(f"{s} rows, head dim {d}, tiles of {b} rows", (_floats(rng, s, d), _floats(rng, s, d), b)) for s, d, b in sizes]
+    tensors = [(_floats(rng, s, d), _floats(rng, s, d), _floats(rng, s)) for s, d, _ in sizes]
+    return [Case(f"{s} rows, head dim {d}, tiles of {b} rows", (*given, b)) for (s, d, b), given in zip(sizes, tensors, strict=True)]
 
 
 def gradient_cases(rng):
@@ -54,9 +55,9 @@ def _dims(D):
     return dict(D=D, BLOCK_D=max(16, triton.next_power_of_2(D)))
 
 
-def call_delta(kernel, dOut, Out, block):
+def call_delta(kernel, dOut, Out, dLse, block):
     rows, D = dOut.shape
-    return launch(kernel, (triton.cdiv(rows, block),), (dOut, Out), [(rows,)], rows, **_dims(D), BLOCK_M=block)
+    return launch(kernel, (triton.cdiv(rows, block),), (dOut, Out, dLse), [(rows,)], rows, **_dims(D), BLOCK_M=block)
 
 
 def call_dq(kernel, dOut, Q, K, V, lse, delta, BLOCK_M, BLOCK_N):
@@ -75,9 +76,9 @@ def call_dkdv(kernel, dOut, Q, K, V, lse, delta, BLOCK_M, BLOCK_N):
 
 
 def compare_delta(answer: Launched, case):
-    dOut, Out, _ = case.arguments
-    want = (dOut.astype(np.float64) * Out).sum(axis=1)
-    return compare_launched(answer, ("Delta",), (want,), 8 * EPSILON * dOut.shape[1], (dOut.size, dOut.size))
+    dOut, Out, dLse, _ = case.arguments
+    want = (dOut.astype(np.float64) * Out).sum(axis=1) - dLse
+    return compare_launched(answer, ("Delta",), (want,), 8 * EPSILON * dOut.shape[1], (dOut.size, dOut.size, dLse.size))
 
 
 def _gradients(case):
@@ -106,7 +107,17 @@ def compare_dkdv(answer: Launched, case):
 # -------------------------------------------------------------------------------------------------------------------- tasks
 
 TASKS = (
-    Task("8.1", "delta", "delta_kernel", 20, delta_cases, compare_delta, DELTA_MISTAKES, call=call_delta, meaning=meaning),
+    Task(
+        "8.1",
+        "delta, and the gradient of lse",
+        "delta_kernel",
+        20,
+        delta_cases,
+        compare_delta,
+        DELTA_MISTAKES,
+        call=call_delta,
+        meaning=meaning,
+    ),
     Task("8.2", "dQ", "dq_kernel", 40, gradient_cases, compare_dq, DQ_MISTAKES, call=call_dq, meaning=meaning),
     Task("8.3", "dK and dV", "dkdv_kernel", 40, gradient_cases, compare_dkdv, DKDV_MISTAKES, call=call_dkdv, meaning=meaning),
 )

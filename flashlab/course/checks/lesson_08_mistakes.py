@@ -18,12 +18,14 @@ from flashlab.course.checks.kernel_mistakes import (
 
 
 @triton.jit
-def _delta(dOut, Out, Delta, seqlen_q, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr):
+def _delta(dOut, Out, dLse, Delta, seqlen_q, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr):
     rows, dims = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     inside = (rows < seqlen_q)[:, None] & (dims < D)[None, :]
     do = tl.load(dOut + rows[:, None] * D + dims[None, :], mask=inside, other=0.0)
     out = tl.load(Out + rows[:, None] * D + dims[None, :], mask=inside, other=0.0)
     delta = tl.sum(do * out, axis=1)
+    dlse = tl.load(dLse + rows, mask=rows < seqlen_q, other=0.0)
+    delta = delta - dlse
     tl.store(Delta + rows, delta, mask=rows < seqlen_q)
 
 
@@ -86,6 +88,11 @@ IN_Q, IN_K = "(rows < seqlen_q)[:, None]", "(keys < seqlen_k)[:, None]"
 ANY_Q, ANY_K = "(rows >= 0)[:, None]", "(keys >= 0)[:, None]"
 AGAIN_K = "        k = tl.load(K + keys[:, None] * D + dims[None, :], mask=in_k, other=0.0)\n"
 AGAIN_Q = "        q = tl.load(Q + rows[:, None] * D + dims[None, :], mask=in_q, other=0.0)\n"
+AGAIN_DO = "    do = tl.load(dOut + rows[:, None] * D + dims[None, :], mask=inside, other=0.0)\n"
+IN_FULL = "the task is full attention: every row sees every key."
+WHOLE_ROW = "lse and delta hold what a whole row sums to, and a tile has only a part of it."
+AFTER_THE_LOOP = "store once, behind the loop: before, the sum is not whole."
+EXP2 = "exp2(x) is 2 to the x; the formula has e to the x, tl.exp."
 HIDDEN = (
     "a key past the end has the score 0, and where all scores lie far below, exp(0 − lse) is ∞, and ∞ · 0 is NaN: tl.where sets P to 0."
 )
@@ -117,13 +124,18 @@ DELTA_MISTAKES = (
         "tl.sum(do * out, axis=1)",
         "tl.sum(do, axis=1) * tl.sum(out, axis=1)",
     ),
+    _of_delta("dLse forgotten", "dLse is missing: it is subtracted.", 1, "delta - dlse", "delta"),
+    _of_delta("dLse added", "dLse is subtracted, not added.", 1, "delta - dlse", "delta + dlse"),
+    _of_delta("the sign is turned", "the sign is turned: the sum minus dLse.", 1, "delta - dlse", "dlse - delta"),
+    _of_delta("dLse without a mask", "dLse is loaded past its end.", 2, "dLse + rows, mask=rows < seqlen_q, other=0.0", "dLse + rows"),
+    _of_delta("loaded twice", "dOut is loaded twice: keep what you have loaded.", 2, AGAIN_DO, AGAIN_DO + AGAIN_DO),
     _of_delta("dOut alone", "Out is missing: delta is the sum of dOut ∘ Out.", 1, "do * out", "do"),
     _of_delta("dOut squared", "delta is the sum of dOut ∘ Out: one of the two is loaded twice.", 1, "tl.load(Out +", "tl.load(dOut +"),
     _of_delta("the mean", "the mean instead of the sum.", 1, "axis=1)", "axis=1) / D"),
     _of_delta("summed over the rows", "sum over the head dim, axis=1: each row has one delta.", 1, "axis=1", "axis=0"),
     _of_delta("no mask on the head dim", NEXT_ROW, 2, "dims < D", "dims >= 0"),
     _of_delta("no mask on the loads", "the last tile loads rows that do not exist.", 2, IN_Q, ANY_Q),
-    _of_delta("no mask on the store", "the last tile stores rows that do not exist.", 2, ", mask=rows < seqlen_q", ""),
+    _of_delta("no mask on the store", "the last tile stores rows that do not exist.", 2, "delta, mask=rows < seqlen_q", "delta"),
     _of_delta("rows begin at BLOCK_D", BLOCK_ROWS, 2, "[:, None] * D", "[:, None] * BLOCK_D"),
     _of_delta("rows begin at seqlen_q", "a row has D numbers, not seqlen_q.", 2, "[:, None] * D", "[:, None] * seqlen_q"),
     _of_delta("no axis", "tl.sum without axis=1 gives one number for the whole tile: each row has its own.", 1, ", axis=1", ""),
@@ -131,7 +143,7 @@ DELTA_MISTAKES = (
         "no masks at all",
         "nothing is masked: the last tile reaches past the last row, and what lies past a row's D numbers is the next row.",
         2,
-        *(", mask=inside, other=0.0", "", ", mask=rows < seqlen_q", ""),
+        *(", mask=inside, other=0.0", "", ", mask=rows < seqlen_q, other=0.0", "", ", mask=rows < seqlen_q", ""),
     ),
     *wrong_steps(_delta, 2, dOut="rows", Out="rows"),
     *one_too_many(_delta, 2, rows="seqlen_q", dims="D"),
@@ -175,6 +187,28 @@ DQ_MISTAKES = (
         "dq * scale, mask=(dims < D)[None, :]",
     ),
     _of_dq("own scale", OWN_SCALE, 1, "* scale", "* D ** -0.5"),
+    _of_dq("own scale at the end", OWN_SCALE, 1, "dq * scale", "dq * D ** -0.5"),
+    _of_dq("a softmax of the tile", WHOLE_ROW, 1, "scores - lse[:, None]", "scores - tl.max(scores, axis=1)[:, None]"),
+    _of_dq("delta of the tile", WHOLE_ROW, 1, DS, "p * (dp - tl.sum(p * dp, axis=1)[:, None])"),
+    _of_dq("dS transposed", "dQ is dS K, with dS as it is: a row gathers over its keys.", 1, "tl.dot(ds, k", "tl.dot(ds.T, k"),
+    _of_dq("stored in every step", AFTER_THE_LOOP, 2, "    tl.store(dQ", "        tl.store(dQ"),
+    _of_dq(
+        "a causal mask", IN_FULL, 1, "(keys < seqlen_k)[None, :], p", "(keys < seqlen_k)[None, :] & (keys[None, :] <= rows[:, None]), p"
+    ),
+    _of_dq("exp2", EXP2, 1, "tl.exp(", "tl.exp2("),
+    _of_dq(
+        "q and dOut exchanged",
+        "q meets k, and dOut meets v.",
+        1,
+        "dot(q, k.T",
+        "dot(x, k.T",
+        "dot(do, v.T",
+        "dot(q, v.T",
+        "dot(x,",
+        "dot(do,",
+    ),
+    _of_dq("no mask in the store", "the store has no mask.", 2, "dq * scale, mask=in_q", "dq * scale"),
+    _of_dq("rows alone in the store", NEXT_ROW, 2, "dq * scale, mask=in_q", "dq * scale, mask=(rows < seqlen_q)[:, None]"),
     _of_dq(
         "delta minus dP",
         "the sign is turned: dS is P ∘ (dP − delta), not P ∘ (delta − dP).",
@@ -257,6 +291,36 @@ DKDV_MISTAKES = (
     _of_dkdv("no mask on the keys", "the last tile loads and stores keys that do not exist.", 2, IN_K, ANY_K),
     _of_dkdv("rows begin at BLOCK_D", BLOCK_ROWS, 2, "[:, None] * D", "[:, None] * BLOCK_D"),
     _of_dkdv("own scale", OWN_SCALE, 1, "* scale", "* D ** -0.5"),
+    _of_dkdv("own scale at the end", OWN_SCALE, 1, "dk * scale", "dk * D ** -0.5"),
+    _of_dkdv(
+        "lse is −∞ past the end",
+        "an lse of −∞ makes exp(score − lse) infinite: what a mask leaves out of lse is 0, or +∞, and never −∞.",
+        2,
+        *("tl.load(Lse + rows, mask=rows < seqlen_q, other=0.0)", 'tl.load(Lse + rows, mask=rows < seqlen_q, other=-float("inf"))'),
+    ),
+    _of_dkdv(
+        "exchanged", "dK and dV are exchanged.", 2, "dk * scale, mask", "x, mask", ", dv, mask", ", dk * scale, mask", "x, mask", "dv, mask"
+    ),
+    _of_dkdv(
+        "begins at its own tile", IN_FULL, 1, "range(0, seqlen_q,", "range(tl.program_id(0) * BLOCK_N // BLOCK_M * BLOCK_M, seqlen_q,"
+    ),
+    _of_dkdv(
+        "a causal mask", IN_FULL, 1, "        dv = dv", "        p = tl.where(keys[None, :] <= rows[:, None], p, 0.0)\n        dv = dv"
+    ),
+    _of_dkdv("stored in every step", AFTER_THE_LOOP, 2, "    tl.store(", "        tl.store("),
+    _of_dkdv("exp2", EXP2, 1, "tl.exp(", "tl.exp2("),
+    _of_dkdv(
+        "q and dOut exchanged",
+        "q meets k, and dOut meets v.",
+        1,
+        "dot(q, k.T",
+        "dot(x, k.T",
+        "dot(do, v.T",
+        "dot(q, v.T",
+        "dot(x,",
+        "dot(do,",
+    ),
+    _of_dkdv("no mask in the stores", "the stores have no mask.", 2, "dk * scale, mask=in_k", "dk * scale", "dv, mask=in_k", "dv"),
     _of_dkdv("scale on dV", "the scale belongs to dK, not to dV.", 1, "dk * scale, mask", "dk, mask", ", dv, mask", ", dv * scale, mask"),
     _of_dkdv(
         "scaled in every tile",

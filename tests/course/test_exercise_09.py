@@ -206,3 +206,8 @@ def test_not_attempted_is_not_wrong():
         raise NotImplementedError
 
     assert check("9.3", grouped_forward).status == "not attempted"
+
+
+def test_out_and_lse_where_out_alone_is_asked_is_told():
+    result = judge(tasks("09")["9.3"], lambda Q, K, V, scale, BLOCK_M, BLOCK_N: (Q, Q[..., 0]))
+    assert "return out alone; got a tuple of 2" in result.difference

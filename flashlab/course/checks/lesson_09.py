@@ -194,7 +194,8 @@ def compare_grouped(answer, case):
     want = grouped_truth(*case.arguments)
     difference = compare.arrays(("out",), out, want)
     if difference:
-        heads = [n for n, head in enumerate(want) if np.shape(out) == want.shape and not np.allclose(out[n], head, atol=compare.TOLERANCE)]
+        fits = isinstance(out, np.ndarray) and out.shape == want.shape
+        heads = [n for n, head in enumerate(want) if fits and not np.allclose(out[n], head, atol=compare.TOLERANCE)]
         return difference + (f" (wrong heads: {_listed(heads)})" if len(heads) > 1 else "")
     needed = grouped_bytes(*case.arguments)
     if read == needed:

@@ -63,9 +63,9 @@ def draw_window(window=128, row=5, seqlen=512):
         (f"end         {end:>4}", "ink", "normal"),
         ("", "ink", "normal"),
         ("all rows", "Q", "bold"),
-        (f"full tiles     {int((kinds == FULL).sum()):>2}", "ink", "normal"),
+        (f"full tiles     {int((kinds == FULL).sum()):>2}", "scores", "normal"),
         (f"partial tiles  {int((kinds == PARTIAL).sum()):>2}", "bad", "normal"),
-        (f"empty tiles    {int((kinds == EMPTY).sum()):>2}", "scores", "normal"),
+        (f"empty tiles    {int((kinds == EMPTY).sum()):>2}", "ink", "normal"),
     ]
     words.set_axis_off()
     for n, (text, color, weight) in enumerate(lines):
@@ -75,7 +75,7 @@ def draw_window(window=128, row=5, seqlen=512):
 
 
 def _tiles(axes, kinds):
-    """Full tiles dark, partial ones hatched in vermilion, empty ones blank."""
+    """Full tiles grey, partial ones hatched in vermilion, empty ones blank."""
     looks = {
         EMPTY: dict(facecolor="white", edgecolor=COLORS["faint"]),
         PARTIAL: dict(facecolor="#FBE3D3", edgecolor=COLORS["bad"], hatch="////"),

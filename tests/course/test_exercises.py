@@ -150,8 +150,8 @@ def test_the_courses_own_answer_is_nobody_elses():
     assert "steps.online.update" in str(check("3.2", lambda *state: online.update(*state)))
 
 
-def test_the_librarys_kernel_is_nobody_elses():
+def test_the_courses_own_kernel_is_nobody_elses():
     from flashlab.course import check
-    from flashlab.course.steps import triton_basics
+    from flashlab.course.checks import lesson_06_mistakes
 
-    assert "steps.triton_basics.matmul_kernel" in str(check("6.3", triton_basics.matmul_kernel))
+    assert "checks.lesson_06_mistakes._matmul" in str(check("6.3", lesson_06_mistakes._matmul))

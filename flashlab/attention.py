@@ -56,7 +56,8 @@ def attention(
 
     Raises:
         ValueError: an argument that cannot be honoured: what was given, and what would be.
-        NotImplementedError: forward-mode derivatives (`torch.func.jvp`), and batches of gradients (`is_grads_batched`).
+        NotImplementedError: forward-mode derivatives (`torch.func.jvp`), batches of gradients (`is_grads_batched`), and transforms of
+            `torch.func` inside of each other that are to be compiled in one graph.
 
     Scores and sums are float32 (float64 for float64 inputs). float32 inputs are multiplied exactly unless torch is told to allow TF32
     (`torch.set_float32_matmul_precision`, or `torch.backends.cuda.matmul.fp32_precision`).

@@ -45,6 +45,14 @@ def name_of(mod):
 name_of._dynamo_marked_constant = True
 
 
+def _transforms():
+    """How many of torch.func's transforms this call is inside of."""
+    return torch._C._functorch.get_dynamic_layer_stack_depth()
+
+
+_transforms._dynamo_marked_constant = True  # called while tracing: compilers of older torch do not know what it calls
+
+
 def apply(query, key, value, spec: Spec, extras: Extras):
     """(out, lse), differentiable."""
     transformed = torch._C._are_functorch_transforms_active()
@@ -52,7 +60,7 @@ def apply(query, key, value, spec: Spec, extras: Extras):
         tensors = (query, key, value, *extras)  # inside of torch.func.grad they want gradients without saying so
         if forward_ad._current_level >= 0:
             raise NotImplementedError("attention has no forward-mode derivatives (torch.func.jvp, jacfwd): use torch.func.vjp or jacrev.")
-        if torch._C._functorch.get_dynamic_layer_stack_depth() > 1:  # torch would compile second derivatives that are zero
+        if transformed and _transforms() > 1:  # torch would compile second derivatives that are zero
             raise NotImplementedError(
                 "attention is not compiled inside of two or more transforms of torch.func: compile inside of them, or without fullgraph."
             )

@@ -50,7 +50,7 @@ def explain(query, key, value, **options):
     lse_bytes = query.shape[0] * query.shape[1] * query.shape[2] * (8 if query.element_size() == 8 else 4)
     more_bytes = 0
     if path == "triton":
-        more_bytes = _part_bytes(query, value, spec) if "decode" in tiles else _job_bytes(query, key, value, spec, extras)
+        more_bytes = _part_bytes(query, value, spec) if "decode" in tiles else _bytes_by_hand(query, key, value, spec, extras)
     return Explanation(
         path, reason, tuple(_features(query, key, value, spec, extras)), _visited(path, query, key, spec, extras), tiles,
         lse_bytes + more_bytes,
@@ -68,11 +68,11 @@ def _part_bytes(query, value, spec):
     return 4 * splits * batch * heads * rows * (value_dim + 1) if splits > 1 else 0
 
 
-def _job_bytes(query, key, value, spec, extras):
-    """What programs count their jobs with, where a forward pass is scheduled by hand."""
+def _bytes_by_hand(query, key, value, spec, extras):
+    """What a forward pass that is scheduled by hand takes beside its results."""
     from flashlab.kernels import hopper
 
-    return 4 if hopper.serves("forward", query, key, value, spec, extras) else 0
+    return hopper.bytes_beside(key, extras) if hopper.serves("forward", query, key, value, spec, extras) else 0
 
 
 def _on_turing(query, value):

@@ -26,7 +26,7 @@ from flashlab.kernels.hopper import backward as hopper_backward
 from flashlab.kernels.hopper import forward as hopper_forward
 from flashlab.masks import documents
 from flashlab.remembered import Remembered
-from flashlab.spec import Extras, Spec
+from flashlab.spec import NO_EXTRAS, Extras, Spec
 from tests.protocol import nearer
 
 # KiB of shared memory that one program may use
@@ -84,16 +84,18 @@ def odd_distance(batch, head, i, j):
 
 def compile_by_hand(everything=False):
     """(dtype, head_dim, variant, Compiled) of the kernels that are scheduled by hand for Hopper GPUs; with `everything` in both dtypes."""
-    variants = {"full": (-1, -1), "causal": (-1, 0), "window": (600, 30)}
+    plain, shaped = NO_EXTRAS, Extras(torch.zeros(2, 1, 1, 2048), torch.zeros(2, 4), torch.zeros(4))
+    variants = {"full": ((-1, -1), plain), "causal": ((-1, 0), plain), "window": ((600, 30), plain)}
+    variants["causal, with ALiBi, a mask of keys and sinks"] = ((-1, 0), shaped)
     dtypes = (torch.float16, torch.bfloat16) if everything else (torch.bfloat16,)
-    for dtype, head_dim, (variant, window) in itertools.product(dtypes, (64, 128), variants.items()):
+    for dtype, head_dim, (variant, (window, extras)) in itertools.product(dtypes, (64, 128), variants.items()):
         query, key, value = (torch.empty(2, heads, 2048, head_dim, dtype=dtype) for heads in (4, 2, 2))
         lse, results, in_any_order = torch.empty(2, 4, 2048), [], []
         with as_if_on("sm_90", collecting(results, "sm_90", ("forward", "fused"))):
-            hopper_forward.forward(query, key, value, Spec(0.1, window=window))
-            hopper_backward.backward(query, query, key, value, query, lse, Spec(0.1, window=window), lse)
+            hopper_forward.forward(query, key, value, Spec(0.1, window=window), extras)
+            hopper_backward.backward(query, query, key, value, query, lse, Spec(0.1, window=window), lse, extras)
         with as_if_on("sm_90", collecting(in_any_order, "sm_90", ("fused",))):
-            hopper_backward.backward(query, query, key, value, query, lse, Spec(0.1, window=window, deterministic=False), lse)
+            hopper_backward.backward(query, query, key, value, query, lse, Spec(0.1, window=window, deterministic=False), lse, extras)
         yield from ((dtype, head_dim, variant, compiled) for compiled in results)
         yield from ((dtype, head_dim, f"{variant}, in any order", compiled) for compiled in in_any_order)
 

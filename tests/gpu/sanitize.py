@@ -30,6 +30,8 @@ BY_HAND = [  # taken, on a Hopper GPU, by the kernels that are scheduled by hand
     (Case(413, 300, 128, True, features=("bottom_right",)), torch.bfloat16),
     (Case(130, 150, 128, True, heads=140), torch.bfloat16),  # more jobs than there are multiprocessors
     (Case(130, 150, 64, True, heads=140), torch.bfloat16),
+    (Case(131, 150, 64, True, heads=2, heads_kv=1, features=("alibi", "padding", "sinks")), torch.bfloat16),
+    (Case(131, 150, 128, features=("key_bias",)), torch.float16),
 ]
 
 

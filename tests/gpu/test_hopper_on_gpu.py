@@ -24,6 +24,14 @@ pytestmark = pytest.mark.skipif(torch.cuda.get_device_capability() != (9, 0), re
 
 MANY = int(os.environ.get("FLASHLAB_FUZZ", "60"))
 BANDS = [(), ("bottom_right",), ("window",), ("left_window",), ("narrow_window",), ("window", "bottom_right")]
+SHAPED = [
+    ("sinks",),
+    ("alibi",),
+    ("padding",),
+    ("key_bias",),
+    ("sinks", "alibi", "padding", "bottom_right"),
+    ("sinks", "padding", "window"),
+]
 # One less and one more than a tile of either kind, primes, and lengths where many rows see nothing.
 LENGTHS = [(1, 1), (1, 130), (63, 65), (127, 129), (128, 128), (191, 193), (257, 113), (113, 257), (331, 512), (512, 331), (1031, 1033)]
 CASES = [
@@ -32,6 +40,11 @@ CASES = [
         [(300, 300), (203, 407), (407, 203)], (64, 128), BANDS)),
     *(Case(300, 500, d, is_causal, heads=8, heads_kv=h, batch=2) for d in (64, 128) for h in (1, 4) for is_causal in (False, True)),
     *(Case(600, 700, d, False, magnitude=10.0, heads=4, heads_kv=2) for d in (64, 128)),
+    *(Case(*lengths, d, True, heads=4, heads_kv=h, batch=2, features=features) for d in (64, 128) for h in (2, 4)
+      for lengths in [(300, 500), (331, 203)] for features in SHAPED),
+    *(Case(300, 413, d, False, heads=4, heads_kv=2, batch=2, features=features) for d in (64, 128) for features in SHAPED
+      if "alibi" not in features),
+    *(Case(260, 390, d, True, heads=4, magnitude=10.0, features=("alibi", "padding", "sinks")) for d in (64, 128)),
     # Forward, more jobs than there are multiprocessors, and not all as long.
     *(Case(300, 413, d, True, heads=140, heads_kv=70, features=bands) for d in (64, 128) for bands in BANDS[:3]),
 ]  # fmt: skip
@@ -79,16 +92,17 @@ def test_error_of_sums_in_any_order(case, at_any_length):
 def drawn_cases(draw):
     heads_kv = draw(st.integers(1, 3))
     bands = draw(st.sampled_from([(), ("window",), ("left_window",), ("narrow_window",)]))
+    shaped = draw(st.sampled_from([(), *SHAPED[:4], ("padding", "sinks")]))
     return Case(
         seqlen_q=draw(st.integers(1, 700)),
-        seqlen_k=draw(st.integers(1, 700)),
+        seqlen_k=draw(st.integers(2, 700)),  # of one key a mask is alike for all keys
         head_dim=draw(st.sampled_from([64, 128])),
-        is_causal=draw(st.booleans()),
+        is_causal="alibi" in shaped or draw(st.booleans()),
         heads=heads_kv * draw(st.integers(1, 2)),
         heads_kv=heads_kv,
         batch=draw(st.integers(1, 2)),
         magnitude=draw(st.sampled_from([0.0, 0.5, 1.0, 3.0])),
-        features=bands + draw(st.sampled_from([(), ("bottom_right",)])),
+        features=bands + draw(st.sampled_from([(), ("bottom_right",)])) + shaped,
     )
 
 
@@ -144,6 +158,28 @@ def test_scores_so_high_that_8_more_is_no_other_number(at_any_length):
     value[:, :, 300] = 2
     out = by_hand(query, key, value)
     assert out.isfinite().all() and (out - 2).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("slope", [3.0, -3.0])
+def test_rows_past_the_end_add_nothing_whatever_alibi_adds_there(slope, head_dim, at_any_length):
+    """p of such a row might be infinite, and infinity times 0 be NaN."""
+    case = Case(300, 500, head_dim, True)
+    tensors, slopes = case.tensors(torch.float16, "cuda"), torch.full((2,), slope, device="cuda")
+    ours = attention_and_gradients(by_hand, tensors, dict(is_causal=True, alibi_slopes=slopes))
+    truth = attention_and_gradients(attention, [x.double().cpu() for x in tensors], dict(is_causal=True, alibi_slopes=slopes.cpu()))
+    for name, mine in ours.items():
+        torch.testing.assert_close(mine.double().cpu(), truth[name], rtol=1e-2, atol=1e-2)
+
+
+def test_a_sink_far_above_all_scores_or_far_below_them(at_any_length):
+    query, key, value, _ = Case(300, 300, 64, True, heads=3).tensors(torch.bfloat16, "cuda")
+    query, key, value = (x[:, :1].expand(1, 3, -1, -1).contiguous() for x in (query, key, value))
+    sinks = torch.tensor([-math.inf, -1e30, 1e30], device="cuda")
+    out, lse = by_hand(query, key, value, is_causal=True, sinks=sinks, return_lse=True)
+    expected, expected_lse = by_hand(query, key, value, is_causal=True, return_lse=True)
+    assert torch.equal(out[:, :2], expected[:, :2]) and torch.equal(lse[:, :2], expected_lse[:, :2])
+    assert (out[:, 2] == 0).all() and torch.allclose(lse[:, 2], torch.tensor(1e30, device="cuda"))
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

@@ -9,7 +9,7 @@ import torch
 triton = pytest.importorskip("triton")  # no build for macOS
 
 from flashlab.attention import described  # noqa: E402
-from flashlab.explain import _job_bytes  # noqa: E402
+from flashlab.explain import _bytes_by_hand  # noqa: E402
 from flashlab.kernels import hopper, paths  # noqa: E402
 from flashlab.kernels.hopper import backward as hopper_backward  # noqa: E402
 from tests.compiling import as_if_on  # noqa: E402
@@ -21,11 +21,11 @@ def without_the_interpreter(monkeypatch):
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
 
 
-def call(head_dim=128, seqlen=2048, dtype=torch.bfloat16, lay_out=lambda x: x, value_dim=None, batch=64, **options):
+def call(head_dim=128, seqlen=2048, dtype=torch.bfloat16, lay_out=lambda x: x, value_dim=None, batch=64, groups=1, **options):
     """(query, key, value, spec, extras), and grad_out. Shapes alone: meta tensors take no memory."""
-    sizes = (head_dim, head_dim, value_dim or head_dim)
-    query, key, value = (lay_out(torch.empty(batch, 16, seqlen, size, dtype=dtype, device="meta")) for size in sizes)
-    return described(query, key, value, **options), torch.empty(batch, 16, seqlen, sizes[2], dtype=dtype, device="meta")
+    sizes = ((16 * groups, head_dim), (16, head_dim), (16, value_dim or head_dim))
+    query, key, value = (lay_out(torch.empty(batch, heads, seqlen, size, dtype=dtype, device="meta")) for heads, size in sizes)
+    return described(query, key, value, **options), torch.empty(*query.shape[:3], value.shape[3], dtype=dtype, device="meta")
 
 
 SERVED = [
@@ -37,6 +37,10 @@ SERVED = [
     (dict(lay_out=lambda x: x.transpose(1, 2).contiguous().transpose(1, 2)), True),
     (dict(scale=0.3), True),
     (dict(head_dim=64), True),
+    (dict(sinks=torch.zeros(16, device="meta"), window=(2100, 0), seqlen=4096), True),
+    (dict(alibi_slopes=torch.ones(16, device="meta"), is_causal=True), True),
+    (dict(attn_mask=torch.ones(64, 1, 1, 2048, dtype=torch.bool, device="meta")), True),
+    (dict(attn_mask=torch.ones(64, 1, 1, 2048, device="meta").expand(-1, -1, 2048, -1)), True),  # as transformers makes it
 ]
 NOT_SERVED = {
     "float32": dict(dtype=torch.float32),
@@ -49,11 +53,13 @@ NOT_SERVED = {
     "a scale that is not positive": dict(scale=-0.1),
     "multiples of 16 bytes": dict(lay_out=lambda x: torch.empty(*x.shape[:3], x.shape[3] + 1, dtype=x.dtype, device="meta")[..., :-1]),
     "a feature beyond": dict(softcap=3.0),
+    "ALiBi without a causal mask": dict(alibi_slopes=torch.ones(16, device="meta")),
+    "ALiBi without": dict(alibi_slopes=torch.ones(16, device="meta"), window=(2000, 1)),
+    "a mask that differs from row to row": dict(attn_mask=torch.ones(2048, 2048, dtype=torch.bool, device="meta")),
+    "grouped heads whose masks differ": dict(attn_mask=torch.ones(1, 32, 1, 2048, device="meta"), groups=2, enable_gqa=True),
+    "a mask that differs": dict(attn_mask=torch.ones(2048, 1, dtype=torch.bool, device="meta")),
 }
 FEATURES = [
-    dict(alibi_slopes=torch.ones(16, device="meta")),
-    dict(sinks=torch.zeros(16, device="meta")),
-    dict(attn_mask=torch.ones(2048, 2048, dtype=torch.bool, device="meta")),
     dict(dropout_p=0.5, seed=1),
     dict(mask_mod=lambda batch, head, i, j: i >= j),
     dict(bias_mod=lambda batch, head, i, j: (j - i) * 0.1),
@@ -74,10 +80,12 @@ def test_is_not_served_and_says_why(why, options):
         assert why in hopper.why_not("forward", *arguments) and not hopper.serves("forward", *arguments)
 
 
-def test_the_count_of_jobs_is_said_with_the_memory():
+def test_the_count_of_jobs_and_a_mask_are_said_with_the_memory():
     (taken, _), (not_taken, _) = call(), call(head_dim=96)
+    masked, _ = call(seqlen=2050, attn_mask=torch.ones(64, 1, 1, 2050, dtype=torch.bool, device="meta"))
     with as_if_on("sm_90", None):
-        assert _job_bytes(*taken) == 4 and _job_bytes(*not_taken) == 0
+        assert _bytes_by_hand(*taken) == 4 and _bytes_by_hand(*not_taken) == 0
+        assert _bytes_by_hand(*masked) == 4 + 64 * 2176 * 4  # in float32, to the end of a tile
 
 
 def test_the_backward_pass_looks_at_its_own_gradient():

@@ -5,7 +5,8 @@
 | the GPU has compute capability 9.0                                                 | it lacks their instructions           |
 | Triton is 3.6 or 3.7, with which they have run                                     | they are not tested; it is said once  |
 | float16 or bfloat16; head dim 64 or 128, values the same                           | none are written                      |
-| it has no feature but a causal mask, a window, grouped heads, lse and its gradient | only the portable ones have it        |
+| it has no feature but a causal mask, a window, grouped heads, lse and its gradient, | only the portable ones have it        |
+|   sinks, ALiBi under a causal mask, and a mask that is alike for all rows           |                                       |
 | 512 queries or more, and rows that see enough keys (half a window's):              | the portable ones are faster          |
 |   head dim 64: forward 1024, backward 2048, in any order 1024                      |                                       |
 |   head dim 128: forward 256, backward 1024, in any order 256                       |                                       |
@@ -16,8 +17,8 @@ Every other call takes the portable kernels. `why_not` is this table as code: no
 
 A backward pass sums dQ in any order with `deterministic=False`, but for head dim 64 and rows that see more than 4096 keys: there that wins
 less than 5 percent, or loses. Both ways are taken from lengths on where no call that was timed on an H200, causal or full, was slower than
-with the portable kernels (512 to 4096 tokens, by a script that is not kept). Windows and grouped heads follow the same rules, and were not
-timed.
+with the portable kernels (512 to 4096 tokens, by a script that is not kept). Windows, grouped heads and other
+features follow the same rules, and were not timed at these lengths.
 """
 
 import functools
@@ -61,8 +62,14 @@ def why_not(what, query, key, value, spec, extras, grad_out=None):
         return f"head dim {head_dim} and value head dim {value_dim}"
     if fewest_keys is None:
         return f"head dim {head_dim} (served: {', '.join(sorted({str(dim) for _, dim in FEWEST_KEYS}, key=int))})"
-    if not configs.is_plain(spec, extras) or extras.sinks is not None or extras.cu_seqlens_q is not None:
-        return "a feature beyond causal masks, windows and grouped heads"
+    if not configs.is_plain(spec, extras._replace(alibi_slopes=None, attn_mask=None)) or extras.cu_seqlens_q is not None:
+        return "a feature beyond causal masks, windows, grouped heads, sinks, ALiBi and masks of keys"
+    if extras.alibi_slopes is not None and spec.edges[1] != 0:
+        return "ALiBi without a causal mask"
+    if extras.attn_mask is not None and not _is_of_keys(extras.attn_mask):
+        return "a mask that differs from row to row"
+    if extras.attn_mask is not None and _differs_by_head(extras.attn_mask) and query.shape[1] != key.shape[1]:
+        return "grouped heads whose masks differ"
     if spec.scale <= 0:
         return "a scale that is not positive"
     if query.shape[2] < FEWEST_QUERIES:
@@ -75,6 +82,15 @@ def why_not(what, query, key, value, spec, extras, grad_out=None):
     if not all(configs.is_aligned(x) for x in (query, key, value, *(() if grad_out is None else (grad_out,)))):
         return "rows that do not begin at multiples of 16 bytes"
     return ""
+
+
+def _is_of_keys(mask):
+    """Whether a mask is alike for all rows, and has its keys side by side."""
+    return (mask.shape[2] == 1 or mask.stride(2) == 0) and mask.shape[3] > 1 and mask.stride(3) == 1
+
+
+def _differs_by_head(mask):
+    return mask.shape[1] > 1 and mask.stride(1) != 0
 
 
 def sums_in_any_order(query, key, spec, extras):
@@ -90,6 +106,17 @@ def serves(what, query, key, value, spec, extras, grad_out=None):
     if triton_version() not in TRITON_VERSIONS:
         _say_untested()
     return not why_not(what, query, key, value, spec, extras, grad_out)
+
+
+def bytes_beside(key, extras):
+    """What a forward pass by these kernels takes beside its results: programs count their jobs, and a mask becomes float32."""
+    mask = extras.attn_mask
+    return 4 + (0 if mask is None else 4 * mask.shape[0] * mask.shape[1] * padded_keys(key.shape[2]))
+
+
+def padded_keys(seqlen_k):
+    """How far a mask goes on past the last key: to the end of a tile, of 128 keys in either pass."""
+    return triton.cdiv(seqlen_k, 128) * 128
 
 
 @functools.cache

@@ -8,9 +8,10 @@ import triton
 import triton.language as tl
 
 from flashlab.kernels.hopper.fused import fused_kernel
+from flashlab.kernels.hopper.shaping import shaping_of
 from flashlab.kernels.hopper.workshop import CRAFT_ROWS, CRAFTS, Band, describe
 from flashlab.kernels.launch import Launch, planned
-from flashlab.kernels.tile import head_of, load_lse, load_row, load_tile, store_tile
+from flashlab.kernels.tile import LOG2_E, head_of, load_lse, load_row, load_tile, store_tile
 from flashlab.spec import NO_EXTRAS
 
 OWN = CRAFT_ROWS.value  # keys of a craft
@@ -19,12 +20,15 @@ CONFIG = dict(PLACES=2, DQ_PLACES=2, REGISTERS=240)  # places for queries and as
 WALKED = {64: 128, 128: 64}  # query rows of a tile by head dim
 DQ_PART = (64, 64)  # of a tile of dq: what one craft computes of it
 HEADS_TOGETHER = {64: 32, 128: 16}  # query heads: many, so that few programs wait for each other; and not so many that each reads alone
-BLOCK_M = 64  # not above WALKED: there is a turn for each tile of either
-ALIGNED = 4  # numbers of float32: the copy engine wants rows that begin at multiples of 16 bytes
+BLOCK_M = 64  # WALKED or half of it: there is a turn for each tile of either
+ALIGNED = 4  # numbers of float32: the copy engine wants what it brings to begin at multiples of 16 bytes
 
 
 @triton.jit
-def rows_kernel(Out, GradOut, Lse, GradLse, Delta, Rows, Sum, Turns, seqlen_q, heads, VALUE_DIM: tl.constexpr, BLOCK_M: tl.constexpr):
+def rows_kernel(
+    Out, GradOut, Lse, GradLse, Delta, Rows, Sum, Turns, seqlen_q, heads, slopes,
+    VALUE_DIM: tl.constexpr, WALKED: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
     """Two numbers of each row as the other kernel wants them: lse in base 2, and delta = rowsum(dO ∘ O) minus the gradient of lse.
 
     Rows past the end, and rows that saw no key, get an lse of +inf: exp2(s − inf) = 0. Sum becomes 0, and Turns if there are any.
@@ -40,6 +44,12 @@ def rows_kernel(Out, GradOut, Lse, GradLse, Delta, Rows, Sum, Turns, seqlen_q, h
     lse = load_lse(head_of(Lse, batch, head, 0), start_m, seqlen_q, BLOCK_M, True, True)  # [BLOCK_M]
     i = start_m + tl.arange(0, BLOCK_M)
     rows, padded = head_of(Rows, batch, head, 0).pointer + i, Rows.strides[2]
+    if slopes is not None:  # rows past the end are told apart from the others to the end of their tile: what is added might be infinite
+        slope = tl.load(slopes.pointer + batch.to(tl.int64) * slopes.strides[0] + head.to(tl.int64) * slopes.strides[1])
+        lse += (i % WALKED).to(tl.float32) * (slope * LOG2_E)  # a row's part of ALiBi, from the first of its tile on
+        beyond = (i + BLOCK_M < padded) & (i >= (tiles - 1) * BLOCK_M)
+        tl.store(rows + BLOCK_M, float("inf"), mask=beyond)
+        tl.store(rows + padded + BLOCK_M, 0.0, mask=beyond)
     tl.store(rows, lse, mask=i < padded)
     tl.store(rows + padded, delta, mask=i < padded)
     tl.store(head_of(Delta, batch, head, 0).pointer + i, delta, mask=i < seqlen_q)
@@ -56,7 +66,8 @@ def backward(grad_out, query, key, value, out, lse, spec, grad_lse=None, extras=
     """
     grad_query, grad_key, grad_value, delta = (torch.empty_like(x) for x in (query, key, value, lse))
     batch, heads, seqlen_q = lse.shape
-    rows = lse.new_empty(batch, heads, 2, -(-seqlen_q // ALIGNED) * ALIGNED)  # padded so that the copy engine can bring them
+    padding = ALIGNED if extras.alibi_slopes is None else WALKED[query.shape[3]]
+    rows = lse.new_empty(batch, heads, 2, triton.cdiv(seqlen_q, padding) * padding)
     grad_sum = torch.empty_like(query, dtype=torch.float32)
     turns = lse.new_empty(batch * heads * triton.cdiv(seqlen_q, BLOCK_M), dtype=torch.int32) if spec.deterministic else None
     to_rows, to_all = planned(plan, (query, key, value, grad_out, out, lse, grad_lse), spec, extras)
@@ -70,14 +81,14 @@ def plan(query, key, value, grad_out, out, lse, grad_lse, spec, extras, tiles):
     (batch, heads, seqlen_q, head_dim), (_, heads_kv, seqlen_k, _) = query.shape, key.shape
     band, group = Band(*spec.band(seqlen_q, seqlen_k), seqlen_q, seqlen_k), heads // heads_kv
     mirrored = tuple(None if edge is None else -edge for edge in (band.highest, band.lowest))
-    together = max(1, HEADS_TOGETHER[head_dim] // group)
+    together, shaping = max(1, HEADS_TOGETHER[head_dim] // group), shaping_of(extras, spec.scale)
     to_rows = Launch(
-        rows_kernel, triton.cdiv(seqlen_q, BLOCK_M) * batch * heads, (seqlen_q, heads),
-        dict(VALUE_DIM=head_dim, BLOCK_M=BLOCK_M, num_warps=4),
+        rows_kernel, triton.cdiv(seqlen_q, BLOCK_M) * batch * heads, (seqlen_q, heads, shaping.slopes),
+        dict(VALUE_DIM=head_dim, WALKED=WALKED[head_dim], BLOCK_M=BLOCK_M, num_warps=4),
     )  # fmt: skip
     own, walked, numbers = (OWN, head_dim), (WALKED[head_dim], head_dim), (2, WALKED[head_dim])
     to_all = Launch(
-        fused_kernel, triton.cdiv(seqlen_k, OWNED) * batch * heads_kv, (spec.scale, band, mirrored, together),
+        fused_kernel, triton.cdiv(seqlen_k, OWNED) * batch * heads_kv, (spec.scale, band, mirrored, shaping, together),
         dict(GROUP=group, **CONFIG, num_warps=4), lambda x: x,
         {0: walked, 1: own, 2: own, 3: walked, 4: numbers, 5: DQ_PART, 7: own, 8: own}, describe,
     )  # fmt: skip

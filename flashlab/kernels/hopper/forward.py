@@ -14,6 +14,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
+from flashlab.kernels.hopper.shaping import Added, head_of, see_sink, shaping_of
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
@@ -226,6 +227,31 @@ def masked(scores, i, tile, band):
 
 
 @gluon.jit
+def before_products(tile, added, KEYS: gl.constexpr, SCORES: gl.constexpr):
+    """What the products of a tile are added to: [CRAFT_ROWS, KEYS]. It is made ready while tensor cores work for others."""
+    scores = gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES)
+    if added.slope is not None or added.mask is not None:
+        parts = by_thread(scores)
+        EIGHTS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, parts.type.layout)))
+        FOURS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, parts.type.layout)))
+        TWOS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, parts.type.layout)))
+        eights = 8 * gl.arange(0, KEYS // 8, EIGHTS)[None, :, None, None]
+        within = 2 * gl.arange(0, 4, FOURS)[None, None, :, None] + gl.arange(0, 2, TWOS)[None, None, None, :]
+        if added.mask is not None:
+            parts += gl.load(added.mask + (tile * KEYS + eights + within))  # [1, KEYS / 8, 4, 2]
+        if added.slope is not None:  # a thread's eights are constants: no integer becomes a float on the way
+            parts += eights.to(gl.float32) * added.slope + (tile * KEYS - added.origin + within).to(gl.float32) * added.slope
+        scores = gl.convert_layout(parts.reshape(scores.shape), SCORES)
+    return scores
+
+
+@gluon.jit
+def products(q, k, scores, added, is_async: gl.constexpr):
+    """Issue scores + q · kᵀ: [CRAFT_ROWS, KEYS]."""
+    return warpgroup_mma(q, k.permute((1, 0)), scores, use_acc=added.slope is not None or added.mask is not None, is_async=is_async)
+
+
+@gluon.jit
 def take_turn(c: gl.constexpr, shared):
     """Craft c waits until the one before it has issued its products."""
     if shared.first_turn is not None:
@@ -241,13 +267,14 @@ def pass_turn(c: gl.constexpr, shared):
 
 @gluon.jit
 def walk_step(
-    c: gl.constexpr, n, tile, p, m, l, acc, q, shared, i, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
+    c: gl.constexpr, n, tile, p, m, l, acc, q, shared, i, band, scale, added, MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
 ):  # fmt: skip
     """q · kᵀ of tile n is issued, p · v of tile n − 1 behind it: while the second product runs, the softmax of the first is computed."""
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
+    scores = before_products(tile, added, KEYS, SCORES)
     k = take(shared.k_shelf, n)  # [KEYS, D]
     take_turn(c, shared)
-    scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False, is_async=True)
+    scores = products(q, k, scores, added, is_async=True)
     v = take(shared.v_shelf, n - 1)  # [KEYS, D]
     acc = warpgroup_mma(unpack(p, v.dtype, P), v, acc, is_async=True)
     pass_turn(c, shared)
@@ -263,7 +290,7 @@ def walk_step(
 
 
 @gluon.jit
-def craft(c: gl.constexpr, shared, Out, Lse, jobs, band, scale, TOGETHER):
+def craft(c: gl.constexpr, shared, Out, Lse, jobs, band, scale, shaping, TOGETHER):
     """Craft c has CRAFT_ROWS rows of each of the program's jobs."""
     CRAFTS: gl.constexpr = shared.q_shelf.tiles.shape[0]
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
@@ -273,7 +300,7 @@ def craft(c: gl.constexpr, shared, Out, Lse, jobs, band, scale, TOGETHER):
         pass_turn(c, shared)  # craft 0 is first
     while number < jobs:
         at, begin, end = job_of(number, Out, band, TOGETHER, CRAFT_ROWS * CRAFTS, KEYS)
-        attend(c, shared, Out, Lse, at, begin, end, done, passed, band, scale)
+        attend(c, shared, Out, Lse, at, begin, end, done, passed, band, scale, shaping)
         number = read_next(shared.numbers, done)
         passed += end - begin
         done += 1
@@ -282,7 +309,7 @@ def craft(c: gl.constexpr, shared, Out, Lse, jobs, band, scale, TOGETHER):
 
 
 @gluon.jit
-def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band, scale):
+def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band, scale, shaping):
     """A job of craft c: it walks down the tiles end − 1 … begin, which all crafts of the program get. Only its own count."""
     CRAFTS: gl.constexpr = shared.q_shelf.tiles.shape[0]
     KEYS: gl.constexpr = shared.k_shelf.tiles.shape[3]
@@ -301,21 +328,28 @@ def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band
         pass_turn(c, shared)
 
     i = start + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
+    if shaping.slopes is not None:
+        slope = gl.load(head_of(shaping.slopes, at.batch, at.head)).to(gl.float32) * LOG2_E
+    added = Added(
+        slope / scale if shaping.slopes is not None else None,
+        start + band.highest if shaping.slopes is not None else None,
+        head_of(shaping.mask, at.batch, at.head) if shaping.mask is not None else None,
+    )
     acc = gl.zeros([CRAFT_ROWS, D], gl.float32, ACC)
     q = take(shared.q_shelf, CRAFTS * done + c)  # [CRAFT_ROWS, D]
 
-    k = take(shared.k_shelf, first)
-    scores = warpgroup_mma(q, k.permute((1, 0)), gl.zeros([CRAFT_ROWS, KEYS], gl.float32, SCORES), use_acc=False)
+    scores = before_products(my_end - 1, added, KEYS, SCORES)
+    scores = products(q, take(shared.k_shelf, first), scores, added, is_async=False)
     give_back(shared.k_shelf, first)
     p, m, l = softmax_of_first(masked(scores, i, my_end - 1, band), scale)
     p = pack(p, q.dtype)
     for n in range(first + 1, top - full_end):
-        p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+        p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, added, True, SCORES, P)
     for n in range(gl.maximum(first + 1, top - full_end), top - full_begin):
-        p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, False, SCORES, P)
+        p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, added, False, SCORES, P)
     if band.lowest is not None:
         for n in range(gl.maximum(first + 1, top - full_begin), top - my_begin):
-            p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, True, SCORES, P)
+            p, m, l, acc = walk_step(c, n, top - 1 - n, p, m, l, acc, q, shared, i, band, scale, added, True, SCORES, P)
     acc = warpgroup_mma(unpack(p, q.dtype, P), take(shared.v_shelf, top - 1 - my_begin), acc)
     give_back(shared.v_shelf, top - 1 - my_begin)
     pass_over(shared.k_shelf, top - my_begin, top - begin)
@@ -326,7 +360,12 @@ def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band
 
     m, l = gl.max(m, axis=1), gl.sum(l, axis=1)
     m, l = gl.convert_layout(m, gl.SliceLayout(1, SCORES)), gl.convert_layout(l, gl.SliceLayout(1, SCORES))  # [CRAFT_ROWS]
-    out = acc * gl.convert_layout(1.0 / gl.where(l == 0.0, 1.0, l), gl.SliceLayout(1, ACC))[:, None]  # no key seen: 0, not 0/0
+    rescale = 1.0
+    if shaping.slopes is not None:
+        m -= slope * (i - start).to(gl.float32)  # distances were counted from the first row
+    if shaping.sinks is not None:
+        m, l, rescale = see_sink(m, l, at.head, shaping.sinks)
+    out = acc * gl.convert_layout(rescale / gl.where(l == 0.0, 1.0, l), gl.SliceLayout(1, ACC))[:, None]  # no key seen: 0, not 0/0
     put_away(Out, out, shared.q_shelf, c, at)
     lse = (m + gl.log2(l)) * LN_2  # natural log; −inf where no key was seen
     gl.store(Lse + (at.batch * Out.shape[1] + at.head).to(gl.int64) * band.seqlen_q + i, lse, mask=i < band.seqlen_q)
@@ -356,7 +395,7 @@ def carrier(shared, Q, K, V, Taken, jobs, band, TOGETHER, GROUP: gl.constexpr):
 
 @gluon.jit(do_not_specialize=["jobs", "scale", "band", "TOGETHER"])  # every length would be compiled anew
 def forward_kernel(
-    Q, K, V, Out, Lse, Taken, jobs, scale, band, TOGETHER,
+    Q, K, V, Out, Lse, Taken, jobs, scale, band, shaping, TOGETHER,
     GROUP: gl.constexpr, CRAFTS: gl.constexpr, PLACES: gl.constexpr, REGISTERS: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
     """A program stays on its multiprocessor, and takes one of the `jobs` after the other. While crafts end one, the next one's keys come.
@@ -377,8 +416,8 @@ def forward_kernel(
     if CRAFTS == 2:
         gl.warp_specialize(
             [
-                (craft, (0, shared, Out, Lse, jobs, band, scale, TOGETHER)),
-                (craft, (1, shared, Out, Lse, jobs, band, scale, TOGETHER)),
+                (craft, (0, shared, Out, Lse, jobs, band, scale, shaping, TOGETHER)),
+                (craft, (1, shared, Out, Lse, jobs, band, scale, shaping, TOGETHER)),
                 (carrier, (shared, Q, K, V, Taken, jobs, band, TOGETHER, GROUP)),
             ],
             [4, 1], [REGISTERS, CARRIER_REGISTERS],
@@ -386,9 +425,9 @@ def forward_kernel(
     else:
         gl.warp_specialize(
             [
-                (craft, (0, shared, Out, Lse, jobs, band, scale, TOGETHER)),
-                (craft, (1, shared, Out, Lse, jobs, band, scale, TOGETHER)),
-                (craft, (2, shared, Out, Lse, jobs, band, scale, TOGETHER)),
+                (craft, (0, shared, Out, Lse, jobs, band, scale, shaping, TOGETHER)),
+                (craft, (1, shared, Out, Lse, jobs, band, scale, shaping, TOGETHER)),
+                (craft, (2, shared, Out, Lse, jobs, band, scale, shaping, TOGETHER)),
                 (carrier, (shared, Q, K, V, Taken, jobs, band, TOGETHER, GROUP)),
             ],
             [4, 4, 1], [REGISTERS, REGISTERS, CARRIER_REGISTERS],
@@ -422,7 +461,7 @@ def plan(query, key, value, spec, extras, tiles):
     config = CONFIGS[head_dim]
     jobs = triton.cdiv(seqlen_q, CRAFT_ROWS.value * config["CRAFTS"]) * batch * heads
     together = heads // heads_kv * max(1, L2_BYTES // (2 * seqlen_k * head_dim * key.element_size()))
-    numbers = jobs, spec.scale, Band(*spec.band(seqlen_q, seqlen_k), seqlen_q, seqlen_k), together
+    numbers = jobs, spec.scale, Band(*spec.band(seqlen_q, seqlen_k), seqlen_q, seqlen_k), shaping_of(extras, spec.scale), together
     constants = dict(GROUP=heads // heads_kv, **config, num_warps=4)
     own, walked = (CRAFT_ROWS.value, head_dim), (KEYS, head_dim)
     described = {0: own, 1: walked, 2: walked, 3: own}

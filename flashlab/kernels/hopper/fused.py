@@ -16,6 +16,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
 from flashlab.kernels.hopper.sender import Turn, corner_of, put_down, sender
+from flashlab.kernels.hopper.shaping import head_of
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
@@ -80,9 +81,21 @@ def products(own, walked, SCORES: gl.constexpr):
 
 
 @gluon.jit
-def probabilities(scores, n, walk, rows, j, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr):
+def with_alibi(added, n, walk, j, at, band, slopes, ROWS: gl.constexpr):
+    """added, and what ALiBi adds to the scores of keys j at step n: [CRAFT_ROWS]. The rows' own part lies with their lse."""
+    member, tile = met_at(n, walk)
+    slope = gl.load(head_of(slopes, at.batch, at.head * walk.group + member)).to(gl.float32) * LOG2_E
+    distances = (j - (tile * ROWS + band.highest)).to(gl.float32) * slope
+    return distances if added is None else added + distances
+
+
+@gluon.jit
+def probabilities(scores, added, n, walk, rows, j, band, scale, MASKED: gl.constexpr, SCORES: gl.constexpr):
     """p of a tile of scores, from lse: [CRAFT_ROWS, ROWS]."""
-    p = gl.exp2(scores * scale - row_numbers(rows, n, 0, SCORES)[None, :])
+    scores = scores * scale
+    if added is not None:
+        scores += added[:, None]
+    p = gl.exp2(scores - row_numbers(rows, n, 0, SCORES)[None, :])
     if MASKED:
         ROWS: gl.constexpr = rows.shape[4]
         _, tile = met_at(n, walk)
@@ -133,12 +146,14 @@ def row_gradient(c: gl.constexpr, n, shared):
 
 @gluon.jit
 def meet(
-    n, walk, scores, dp, do, dv, shared, j, band, scale,
+    n, walk, scores, dp, do, dv, shared, j, at, band, scale, added, slopes,
     MASKED: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
 ):  # fmt: skip
     """(ds, dv): tile n, whose products are on their way, is met. exp2 runs beside v · dOᵀ, and ds is computed beside p · dO."""
+    if slopes is not None:
+        added = with_alibi(added, n, walk, j, at, band, slopes, do.shape[0])
     scores = warpgroup_mma_wait(1, deps=(scores,))
-    p = probabilities(scores, n, walk, shared.rows, j, band, scale, MASKED, SCORES)
+    p = probabilities(scores, added, n, walk, shared.rows, j, band, scale, MASKED, SCORES)
     dv = warpgroup_mma(gl.convert_layout(p.to(do.dtype), P), do, dv, is_async=True)  # [CRAFT_ROWS, D]
     dp = warpgroup_mma_wait(1, deps=(dp,))
     ds = score_gradient(p, dp, n, shared.rows, SCORES).to(do.dtype)
@@ -147,7 +162,7 @@ def meet(
 
 @gluon.jit
 def step(
-    c: gl.constexpr, n, walk, ds, dk, dv, k, v, shared, j, band, scale,
+    c: gl.constexpr, n, walk, ds, dk, dv, k, v, shared, j, at, band, scale, added, slopes,
     MASKED: gl.constexpr, FIRST: gl.constexpr, SCORES: gl.constexpr, P: gl.constexpr,
 ):  # fmt: skip
     """In its turn a craft adds tile n − 1 to dk, puts down dq of tile n − 2, and issues products of tile n. Then it meets that."""
@@ -168,12 +183,12 @@ def step(
     do = take(shared.do_shelf, n)  # [ROWS, D]
     dp = products(v, do, SCORES)
     pass_turn(c)
-    ds, dv = meet(n, walk, scores, dp, do, dv, shared, j, band, scale, MASKED, SCORES, P)
+    ds, dv = meet(n, walk, scores, dp, do, dv, shared, j, at, band, scale, added, slopes, MASKED, SCORES, P)
     return ds, dk, dv
 
 
 @gluon.jit
-def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
+def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale, shaping):
     """Craft c owns CRAFT_ROWS keys and walks over the tiles that see any of the program's. Between the edges nothing is hidden."""
     ROWS: gl.constexpr = shared.q_shelf.tiles.shape[3]
     D: gl.constexpr = shared.q_shelf.tiles.shape[4]
@@ -183,6 +198,9 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
     last = steps_of(walk) - 1
 
     j = at.start + CRAFT_ROWS * c + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
+    added = None
+    if shaping.mask is not None:
+        added = gl.load(head_of(shaping.mask, at.batch, at.head * walk.group) + j) * scale
     dk, dv = gl.zeros([CRAFT_ROWS, D], gl.float32, ACC), gl.zeros([CRAFT_ROWS, D], gl.float32, ACC)
     give_back_all(shared.q_shelf)
     if c == 1:
@@ -191,17 +209,17 @@ def craft(c: gl.constexpr, shared, GradK, GradV, at, walk, edges, band, scale):
     scores = products(k, take(shared.q_shelf, 0), SCORES)
     do = take(shared.do_shelf, 0)
     dp = products(v, do, SCORES)
-    ds, dv = meet(0, walk, scores, dp, do, dv, shared, j, band, scale, True, SCORES, P)
+    ds, dv = meet(0, walk, scores, dp, do, dv, shared, j, at, band, scale, added, shaping.slopes, True, SCORES, P)
     if last > 0:
-        ds, dk, dv = step(c, 1, walk, ds, dk, dv, k, v, shared, j, band, scale, True, True, SCORES, P)
+        ds, dk, dv = step(c, 1, walk, ds, dk, dv, k, v, shared, j, at, band, scale, added, shaping.slopes, True, True, SCORES, P)
     if not walk.down or band.lowest is not None:  # else no mask can reach these
         for n in range(2, edges[0]):
-            ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
+            ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, at, band, scale, added, shaping.slopes, True, False, SCORES, P)
     for n in range(gl.maximum(2, edges[0]), edges[1]):
-        ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, band, scale, False, False, SCORES, P)
+        ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, at, band, scale, added, shaping.slopes, False, False, SCORES, P)
     if walk.down or band.lowest is not None:
         for n in range(gl.maximum(2, edges[1]), last + 1):
-            ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, band, scale, True, False, SCORES, P)
+            ds, dk, dv = step(c, n, walk, ds, dk, dv, k, v, shared, j, at, band, scale, added, shaping.slopes, True, False, SCORES, P)
     take_turn(c)
     share(c, ds, last, shared)
     fence_async_shared()
@@ -280,7 +298,7 @@ def walk_of(start, band, mirrored, GROUP: gl.constexpr, DOWN: gl.constexpr, ROWS
 
 @gluon.jit(do_not_specialize=["scale", "band", "mirrored", "TOGETHER"])  # every length would be compiled anew
 def fused_kernel(
-    Q, K, V, GradOut, Rows, GradQ, Turns, GradK, GradV, scale, band, mirrored, TOGETHER,
+    Q, K, V, GradOut, Rows, GradQ, Turns, GradK, GradV, scale, band, mirrored, shaping, TOGETHER,
     GROUP: gl.constexpr, PLACES: gl.constexpr, DQ_PLACES: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """One program owns CRAFT_ROWS · CRAFTS keys of one head. mirrored: (lowest, highest) of the band, seen from the keys.
@@ -302,8 +320,8 @@ def fused_kernel(
     scale *= LOG2_E
     gl.warp_specialize(
         [
-            (craft, (0, shared, GradK, GradV, at, walk, edges, band, scale)),
-            (craft, (1, shared, GradK, GradV, at, walk, edges, band, scale)),
+            (craft, (0, shared, GradK, GradV, at, walk, edges, band, scale, shaping)),
+            (craft, (1, shared, GradK, GradV, at, walk, edges, band, scale, shaping)),
             (carrier, (shared, Q, K, V, GradOut, Rows, at, walk)),
             (sender, (shared, GradQ, Turns, at, walk, turn)),
         ],

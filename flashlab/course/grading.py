@@ -228,7 +228,7 @@ def _not_attempted(task):
 
 
 def _failed(task, points, case, difference, mistake=None, alone=True, heat=()):
-    case = re.sub(r"\b1 (row|key|number|head)s\b", r"1 \1", case).replace("1 queries", "1 query")
+    case = re.sub(r"\b1 (row|key|number|head|token)s\b", r"1 \1", case).replace("1 queries", "1 query")
     advice = f"likely: {mistake.sentence} Hint {mistake.hint} is about this." if mistake else ""
     advice += "" if alone else " (Something else is wrong as well.)"
     return Result(task.number, task.title, FAILED, points, task.points, case, difference, mistake.name if mistake else "", advice, heat)

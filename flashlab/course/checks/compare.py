@@ -53,7 +53,8 @@ def number(answer, want, unit=""):
     whole = isinstance(want, int) and float(answer).is_integer()
     answer, digits = (int(answer), ",") if whole else (answer, ".6g")
     text = f"you have {answer:{digits}}{unit}, expected {want:{digits}}{unit}"
-    return text + (f"; the ratio is {answer / want:.4g}" if want and answer / want > 0 else "")
+    ratio = f"{answer / want:.4g}" if want and answer / want > 0 else "1"
+    return text + (f"; the ratio is {ratio}" if ratio != "1" else "")
 
 
 NUMBERS = {2: "two", 3: "three", 4: "four"}
@@ -81,7 +82,9 @@ def _array(name, got, want, note, tolerance, axes=None):
     if told[0] == told[1]:
         text += f"; they differ by {abs(got[index] - right):.1g}, and at most {tolerance * (1 + abs(right)):.1g} is rounding"
     if kind.itemsize < 8 and tolerance == TOLERANCE and np.allclose(got, want, rtol=1e-4, atol=1e-4):
-        return f"{text}. It is {kind.name}, and what came in is float64: stay there"
+        return Explained(f"{text}. It is {kind.name}, and what came in is float64: stay there")
+    if told[0] == told[1] and np.allclose(got, want, rtol=1e-6, atol=1e-6):
+        return Explained(f"{text}. Something small was added, or rounded: do neither")
     with np.errstate(over="ignore"):
         ratio = got[index] / right if right else np.nan
     difference = Difference(text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 and abs(ratio - 1) > 1e-3 else ""))

@@ -203,6 +203,13 @@ def _bytes_variant(matrices=2, pages=lambda length, page: -(-length // page) * p
 
 
 BYTE_MISTAKES = (
+    Mistake("no itemsize", "numbers are counted, not bytes: multiply by itemsize.", 1, _bytes_variant(size=1)),
+    Mistake(
+        "no head_dim",
+        "a key is a row of head_dim numbers: multiply by it.",
+        1,
+        lambda layers, heads_kv, _, *rest: cache_bytes(layers, heads_kv, 1, *rest),
+    ),
     Mistake("no V", "K alone is counted: each token leaves a key and a value.", 1, _bytes_variant(matrices=1)),
     Mistake(
         "no pages",

@@ -250,6 +250,13 @@ SPLIT_MISTAKES = (
         "tl.minimum(begin + share - 1, seqlen_k)",
     ),
     _of_split(
+        "the last tile is left out",
+        "a last tile that is not full is left out: walk to end, range(begin, end, BLOCK_N), and mask.",
+        1,
+        "range(begin, end, BLOCK_N)",
+        "range(begin, end - BLOCK_N + 1, BLOCK_N)",
+    ),
+    _of_split(
         "no loop",
         "only one tile of keys is visited: walk from begin to end in steps of BLOCK_N.",
         1,
@@ -312,6 +319,23 @@ SPLIT_MISTAKES = (
 WEIGHTS, NORM = "weights = tl.exp(lse - tl.max(lse, axis=0))", "/ tl.sum(weights, axis=0)"
 PART_AT, LSE_AT = "Parts + (s * rows + row)[:, None] * D", "Lse + s * rows + row"
 COMBINE_MISTAKES = (
+    _of_combine(
+        "the largest is never below 0",
+        "a 0 takes part in the largest lse (a split that does not exist was loaded as 0, or the maximum begins at 0), and where every lse "
+        "lies far below, all weights vanish: use −inf.",
+        2,
+        'mask=s < splits, other=-float("inf")',
+        "mask=s < splits, other=0.0",
+        WEIGHTS,
+        "weights = tl.where(s < splits, tl.exp(lse - tl.max(lse, axis=0)), 0.0)",
+    ),
+    _of_combine(
+        "the mean lse",
+        "subtract the largest lse, not the mean: a split without a key has lse −inf, and so has the mean.",
+        2,
+        WEIGHTS,
+        "weights = tl.exp(lse - tl.sum(tl.where(s < splits, lse, 0.0), axis=0) / splits)",
+    ),
     _of_combine(
         "the plain mean",
         "all parts weigh the same: part s weighs exp(lse of the part), since it stands for that much of the denominator.",

@@ -7,6 +7,7 @@ import sys
 BUILT_IN = {
     "steps.naive": 1,
     "memory": 2,
+    "figures.roofline": 2,
     "steps.online": 3,
     "steps.tiled": 4,
     "steps.triton_basics": 6,

@@ -8,7 +8,7 @@ from flashlab.course.memory import GPUS, attention_flops, naive_bytes, tiled_byt
 
 
 def kernel_costs(seqlen, head_dim, BLOCK_M=128, itemsize=2):
-    """Operations and bytes of four kernels on one head: {name: (FLOPs, bytes)}. float16 unless itemsize says otherwise."""
+    """Operations and bytes of four pieces of work on one head: {name: (FLOPs, bytes)}. float16 unless itemsize says otherwise."""
     softmax = 5 * seqlen**2  # a score: compare, subtract, exp, add, divide
     attention = attention_flops(seqlen, seqlen, head_dim) + softmax
     return {

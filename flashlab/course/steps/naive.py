@@ -50,7 +50,7 @@ def backward(dOut, Q, K, V, Out, lse, *, is_causal=False, scale=None):
 
 
 def forward_through_hbm(Q, K, V, scores, P, Out):
-    """The same three lines as three GPU kernels: each loads its inputs from HBM and stores its result there.
+    """The formula of lesson 01 as three GPU kernels: each loads its inputs from HBM and stores its result there.
 
     All six are arrays of `flashlab.course.memory`, which counts the bytes.
     """

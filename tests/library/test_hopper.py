@@ -12,6 +12,7 @@ from flashlab.attention import described  # noqa: E402
 from flashlab.explain import _bytes_by_hand  # noqa: E402
 from flashlab.kernels import hopper, paths  # noqa: E402
 from flashlab.kernels.hopper import backward as hopper_backward  # noqa: E402
+from flashlab.kernels.hopper.shaping import _added_to_products  # noqa: E402
 from tests.compiling import as_if_on  # noqa: E402
 from tests.gpu import hazards  # noqa: E402
 
@@ -55,9 +56,9 @@ NOT_SERVED = {
     "a feature beyond": dict(softcap=3.0),
     "ALiBi without a causal mask": dict(alibi_slopes=torch.ones(16, device="meta")),
     "ALiBi without": dict(alibi_slopes=torch.ones(16, device="meta"), window=(2000, 1)),
-    "a mask that differs from row to row": dict(attn_mask=torch.ones(2048, 2048, dtype=torch.bool, device="meta")),
+    "a mask that is not one of keys": dict(attn_mask=torch.ones(2048, 2048, dtype=torch.bool, device="meta")),
     "grouped heads whose masks differ": dict(attn_mask=torch.ones(1, 32, 1, 2048, device="meta"), groups=2, enable_gqa=True),
-    "a mask that differs": dict(attn_mask=torch.ones(2048, 1, dtype=torch.bool, device="meta")),
+    "a mask that is not": dict(attn_mask=torch.ones(2048, 1, dtype=torch.bool, device="meta")),
 }
 FEATURES = [
     dict(dropout_p=0.5, seed=1),
@@ -86,6 +87,20 @@ def test_the_count_of_jobs_and_a_mask_are_said_with_the_memory():
     with as_if_on("sm_90", None):
         assert _bytes_by_hand(*taken) == 4 and _bytes_by_hand(*not_taken) == 0
         assert _bytes_by_hand(*masked) == 4 + 64 * 2176 * 4  # in float32, to the end of a tile
+
+
+@pytest.mark.parametrize("mask", [
+    torch.arange(300)[None, None, None] % 7 > 1,
+    torch.randn(2, 3, 1, 300),
+    torch.randn(2, 1, 300, dtype=torch.bfloat16)[:, :, None].expand(-1, -1, 40, -1),
+    torch.randn(300, 2).T[:, None, None],
+], ids=["bool", "by head", "expanded", "strided"])  # fmt: skip
+def test_what_a_mask_adds_to_products(mask):
+    added = _added_to_products(mask, scale=0.25)
+    assert added.shape == (*mask.shape[:2], 384) and added.dtype == torch.float32 and (added[..., 300:] == -torch.inf).all()
+    mask = mask[:, :, 0]
+    expected = torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else 4 * mask.float()
+    assert torch.equal(added[..., :300], expected)
 
 
 def test_the_backward_pass_looks_at_its_own_gradient():

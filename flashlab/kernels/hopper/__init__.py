@@ -1,24 +1,25 @@
 """Kernels for Hopper GPUs (H100, H200) that are scheduled by hand, in Gluon, and which calls take them.
 
-| a call takes them when                                                             | otherwise                             |
-|------------------------------------------------------------------------------------|---------------------------------------|
-| the GPU has compute capability 9.0                                                 | it lacks their instructions           |
-| Triton is 3.6 or 3.7, with which they have run                                     | they are not tested; it is said once  |
-| float16 or bfloat16; head dim 64 or 128, values the same                           | none are written                      |
-| it has no feature but a causal mask, a window, grouped heads, lse and its gradient, | only the portable ones have it        |
-|   sinks, ALiBi under a causal mask, and a mask that is alike for all rows           |                                       |
-| 512 queries or more, and rows that see enough keys (half a window's):              | the portable ones are faster          |
-|   head dim 64: forward 1024, backward 2048, in any order 1024                      |                                       |
-|   head dim 128: forward 256, backward 1024, in any order 256                       |                                       |
-| 10¹¹ operations or more in the forward pass, about 0.2 ms                          | a CPU takes longer to launch these    |
-| rows begin at multiples of 16 bytes                                                | the copy engine cannot bring them     |
+| a call takes them when                                                              | otherwise                            |
+|-------------------------------------------------------------------------------------|--------------------------------------|
+| the GPU has compute capability 9.0                                                  | it lacks their instructions          |
+| Triton is 3.6 or 3.7, with which they have run                                      | they are not tested; it is said once |
+| float16 or bfloat16; head dim 64 or 128, values the same                            | none are written                     |
+| it has no feature but a causal mask, a window, grouped heads, lse and its gradient, | only the portable ones have it       |
+|   sinks, ALiBi under a causal mask, a mask of keys that is alike for all rows (with |                                      |
+|   grouped heads also for all heads)                                                 |                                      |
+| 512 queries or more, and rows that see enough keys (half a window's):               | the portable ones are faster         |
+|   head dim 64: forward 1024, backward 2048, in any order 1024                       |                                      |
+|   head dim 128: forward 256, backward 1024, in any order 256                        |                                      |
+| 10¹¹ operations or more in the forward pass, about 0.2 ms                           | a CPU takes longer to launch these   |
+| rows begin at multiples of 16 bytes                                                 | the copy engine cannot bring them    |
 
 Every other call takes the portable kernels. `why_not` is this table as code: nothing is tried and caught.
 
 A backward pass sums dQ in any order with `deterministic=False`, but for head dim 64 and rows that see more than 4096 keys: there that wins
 less than 5 percent, or loses. Both ways are taken from lengths on where no call that was timed on an H200, causal or full, was slower than
-with the portable kernels (512 to 4096 tokens, by a script that is not kept). Windows, grouped heads and other
-features follow the same rules, and were not timed at these lengths.
+with the portable kernels (512 to 4096 tokens, by a script that is not kept). Windows, grouped heads and other features follow the same
+rules, and were not timed at these lengths.
 """
 
 import functools
@@ -67,7 +68,7 @@ def why_not(what, query, key, value, spec, extras, grad_out=None):
     if extras.alibi_slopes is not None and spec.edges[1] != 0:
         return "ALiBi without a causal mask"
     if extras.attn_mask is not None and not _is_of_keys(extras.attn_mask):
-        return "a mask that differs from row to row"
+        return "a mask that is not one of keys, alike for all rows"
     if extras.attn_mask is not None and _differs_by_head(extras.attn_mask) and query.shape[1] != key.shape[1]:
         return "grouped heads whose masks differ"
     if spec.scale <= 0:
@@ -85,8 +86,8 @@ def why_not(what, query, key, value, spec, extras, grad_out=None):
 
 
 def _is_of_keys(mask):
-    """Whether a mask is alike for all rows, and has its keys side by side."""
-    return (mask.shape[2] == 1 or mask.stride(2) == 0) and mask.shape[3] > 1 and mask.stride(3) == 1
+    """Whether a mask is alike for all rows, and says something of each key."""
+    return (mask.shape[2] == 1 or mask.stride(2) == 0) and mask.shape[3] > 1
 
 
 def _differs_by_head(mask):

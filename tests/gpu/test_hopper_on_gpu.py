@@ -172,6 +172,16 @@ def test_rows_past_the_end_add_nothing_whatever_alibi_adds_there(slope, head_dim
         torch.testing.assert_close(mine.double().cpu(), truth[name], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_rows_past_the_end_add_nothing_however_high_a_bias_is(head_dim, at_any_length):
+    case = Case(300, 500, head_dim, False)
+    query, key, value, grad_out = case.tensors(torch.float16, "cuda")
+    high = attention_and_gradients(by_hand, [query, key, value, grad_out], dict(attn_mask=torch.full((1, 1, 1, 500), 200.0, device="cuda")))
+    none = attention_and_gradients(by_hand, [query, key, value, grad_out])
+    for name, mine in none.items():  # softmax does not notice what is added to all scores of a row
+        torch.testing.assert_close(high[name], mine, rtol=1e-2, atol=1e-3)
+
+
 def test_a_sink_far_above_all_scores_or_far_below_them(at_any_length):
     query, key, value, _ = Case(300, 300, 64, True, heads=3).tensors(torch.bfloat16, "cuda")
     query, key, value = (x[:, :1].expand(1, 3, -1, -1).contiguous() for x in (query, key, value))

@@ -1,5 +1,7 @@
 """The Triton kernels: in the interpreter here, compiled where there is a GPU."""
 
+import math
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ pytest.importorskip("triton")  # no build for macOS
 from flashlab.kernels import launch  # noqa: E402
 from flashlab.kernels.backward import backward  # noqa: E402
 from flashlab.kernels.forward import forward  # noqa: E402
+from flashlab.kernels.hopper import backward as hopper_backward  # noqa: E402
 from flashlab.kernels.mask_gradient import mask_gradient  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -175,3 +178,24 @@ def test_a_gpu_drops_the_pairs_that_a_cpu_drops():
     tensors = case.tensors(torch.float32, DEVICE)
     expected = attention(*(x.cpu() for x in tensors[:3]), dropout_p=0.25, seed=7)
     torch.testing.assert_close(run(case, tensors)["out"].cpu(), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("features", [(), ("alibi",), ("padding",)], ids=str)
+@pytest.mark.parametrize(("seqlen", "head_dim"), [(70, 64), (70, 128), (130, 64), (128, 64)])
+def test_two_numbers_of_each_row_as_the_hopper_kernel_wants_them(features, seqlen, head_dim):
+    """Where something is added to scores, rows past the end are there to the end of their tile: p of such a row might be infinite."""
+    case = Case(seqlen, seqlen, head_dim, True, features=features)
+    query, key, value, grad_out = case.tensors(torch.float32, DEVICE)
+    *_, spec, extras = case.described(query, key, value)
+    out, lse = forward(query, key, value, spec, extras)
+    walked = hopper_backward.WALKED[head_dim]
+    padded = -(-seqlen // walked) * walked if features else -(-seqlen // 4) * 4
+    rows, delta = lse.new_full((1, 2, 2, padded), torch.nan), torch.empty_like(lse)
+    to_rows, _ = hopper_backward.plan(query, key, value, grad_out, out, lse, None, spec, extras, None)
+    to_rows(out, grad_out, lse, None, delta, rows, torch.empty_like(query), None)
+    expected = (lse / math.log(2)).masked_fill(lse == -torch.inf, torch.inf)
+    if "alibi" in features:
+        expected += (torch.arange(seqlen, device=DEVICE) % walked) * extras.alibi_slopes[0, :, None] / math.log(2)
+    torch.testing.assert_close(rows[0, :, 0, :seqlen], expected[0])
+    torch.testing.assert_close(rows[0, :, 1, :seqlen], (out * grad_out).sum(-1)[0])
+    assert (rows[0, :, 0, seqlen:] == torch.inf).all() and (rows[0, :, 1, seqlen:] == 0).all()

@@ -27,11 +27,14 @@ ALIGNED = 4  # numbers of float32: the copy engine wants what it brings to begin
 @triton.jit
 def rows_kernel(
     Out, GradOut, Lse, GradLse, Delta, Rows, Sum, Turns, seqlen_q, heads, slopes,
-    VALUE_DIM: tl.constexpr, WALKED: tl.constexpr, BLOCK_M: tl.constexpr,
+    VALUE_DIM: tl.constexpr, WALKED: tl.constexpr, WHOLE_TILES: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """Two numbers of each row as the other kernel wants them: lse in base 2, and delta = rowsum(dO ∘ O) minus the gradient of lse.
 
     Rows past the end, and rows that saw no key, get an lse of +inf: exp2(s − inf) = 0. Sum becomes 0, and Turns if there are any.
+
+    WHOLE_TILES: there are rows past the end to the end of the last tile of WALKED. Where nothing is added to scores, zeros of the copy
+    engine do instead: exp2(0) · 0. With a high bias that would be infinity times 0.
     """
     tiles = tl.cdiv(seqlen_q, BLOCK_M)
     program = tl.program_id(0)
@@ -44,9 +47,10 @@ def rows_kernel(
     lse = load_lse(head_of(Lse, batch, head, 0), start_m, seqlen_q, BLOCK_M, True, True)  # [BLOCK_M]
     i = start_m + tl.arange(0, BLOCK_M)
     rows, padded = head_of(Rows, batch, head, 0).pointer + i, Rows.strides[2]
-    if slopes is not None:  # rows past the end are told apart from the others to the end of their tile: what is added might be infinite
+    if slopes is not None:  # a row's part of ALiBi, from the first of the tile on that the other kernel meets it in
         slope = tl.load(slopes.pointer + batch.to(tl.int64) * slopes.strides[0] + head.to(tl.int64) * slopes.strides[1])
-        lse += (i % WALKED).to(tl.float32) * (slope * LOG2_E)  # a row's part of ALiBi, from the first of its tile on
+        lse += (i % WALKED).to(tl.float32) * (slope * LOG2_E)
+    if WHOLE_TILES:
         beyond = (i + BLOCK_M < padded) & (i >= (tiles - 1) * BLOCK_M)
         tl.store(rows + BLOCK_M, float("inf"), mask=beyond)
         tl.store(rows + padded + BLOCK_M, 0.0, mask=beyond)
@@ -66,7 +70,7 @@ def backward(grad_out, query, key, value, out, lse, spec, grad_lse=None, extras=
     """
     grad_query, grad_key, grad_value, delta = (torch.empty_like(x) for x in (query, key, value, lse))
     batch, heads, seqlen_q = lse.shape
-    padding = ALIGNED if extras.alibi_slopes is None else WALKED[query.shape[3]]
+    padding = WALKED[query.shape[3]] if _adds_to_scores(extras) else ALIGNED
     rows = lse.new_empty(batch, heads, 2, triton.cdiv(seqlen_q, padding) * padding)
     grad_sum = torch.empty_like(query, dtype=torch.float32)
     turns = lse.new_empty(batch * heads * triton.cdiv(seqlen_q, BLOCK_M), dtype=torch.int32) if spec.deterministic else None
@@ -74,6 +78,10 @@ def backward(grad_out, query, key, value, out, lse, spec, grad_lse=None, extras=
     to_rows(out, grad_out, lse, grad_lse, delta, rows, grad_sum, turns)
     to_all(query, key, value, grad_out, rows, grad_sum, turns, grad_key, grad_value)
     return torch.mul(grad_sum, spec.scale, out=grad_query), grad_key, grad_value, delta
+
+
+def _adds_to_scores(extras):
+    return extras.alibi_slopes is not None or extras.attn_mask is not None
 
 
 def plan(query, key, value, grad_out, out, lse, grad_lse, spec, extras, tiles):
@@ -84,7 +92,7 @@ def plan(query, key, value, grad_out, out, lse, grad_lse, spec, extras, tiles):
     together, shaping = max(1, HEADS_TOGETHER[head_dim] // group), shaping_of(extras, spec.scale)
     to_rows = Launch(
         rows_kernel, triton.cdiv(seqlen_q, BLOCK_M) * batch * heads, (seqlen_q, heads, shaping.slopes),
-        dict(VALUE_DIM=head_dim, WALKED=WALKED[head_dim], BLOCK_M=BLOCK_M, num_warps=4),
+        dict(VALUE_DIM=head_dim, WALKED=WALKED[head_dim], WHOLE_TILES=_adds_to_scores(extras), BLOCK_M=BLOCK_M, num_warps=4),
     )  # fmt: skip
     own, walked, numbers = (OWN, head_dim), (WALKED[head_dim], head_dim), (2, WALKED[head_dim])
     to_all = Launch(

@@ -62,6 +62,7 @@ def worse_cases(rng):
         Case("twice the time, beside a slow peer", ({"S=64": (1.0, 100.0)}, {"S=64": (2.0, 100.0)}, 0.05)),
         Case("3 % more, on a peer that got 10 % faster", ({"S=64": (1.0, 1.0)}, {"S=64": (1.03, 0.9)}, 0.05)),
         Case("28 % more, where the band is 25 %", ({"S=64": (1.0, 1.0)}, {"S=64": (1.28, 1.0)}, 0.25)),
+        Case("all takes twice as long today, and we 3 % more than that", ({"S=64": (1.0, 1.0)}, {"S=64": (2.06, 2.0)}, 0.05)),
         Case("we are twice as fast, and the peer four times", ({"S=64": (2.0, 4.0)}, {"S=64": (1.0, 1.0)}, 0.05)),
         Case("a case without a peer was not measured again", ({"memory": (1.0, None), **base}, dict(base), 0.05)),
         Case("many cases were not measured again", (dict.fromkeys("hamburg", (1.0, 1.0)), {}, 0.05)),

@@ -25,12 +25,12 @@ def _inputs(sizes, magnitudes):
 
 def _guard(
     attend, sizes=SIZES, magnitudes=(1, 12), causals=(False, True), tolerance=None, nan_passes=False, untouched=(0, 1, 2),
-    shaped=True, of=lambda difference: np.abs(difference).max(),
+    shaped=True, of=lambda difference: np.abs(difference).max(), given_as=np.float32,
 ):  # fmt: skip
     """A guard of outputs. tolerance: None for what float32 rounds; untouched: which inputs are looked at afterwards; of: the error."""
     for magnitude, (Q, K, V) in _inputs(sizes, magnitudes):
         for is_causal in causals:
-            given = [x.copy() for x in (Q, K, V)]
+            given = [x.astype(given_as) for x in (Q, K, V)]
             try:
                 out = attend(*given, is_causal)
             except Exception:
@@ -53,7 +53,15 @@ def _rounding(error, magnitude):
 
 
 def _gradient_guard(
-    attempt, sizes=SIZES, causals=(False, True), draw=None, which=(0, 1, 2), tolerance=None, nan_passes=False, untouched=True
+    attempt,
+    sizes=SIZES,
+    causals=(False, True),
+    draw=None,
+    which=(0, 1, 2),
+    tolerance=None,
+    nan_passes=False,
+    untouched=True,
+    of=lambda difference: np.abs(difference).max(),
 ):
     rng = np.random.default_rng(2)
     for _, (Q, K, V) in _inputs(sizes, (1,)):
@@ -64,7 +72,7 @@ def _gradient_guard(
             exact = gradients(*(x.astype(np.float64) for x in (Q, K, V, dO)), is_causal)
             ours = gradients(Q, K, V, dO, is_causal)
             for n in which:
-                error = np.abs(got[n] - exact[n]).max()
+                error = of(got[n] - exact[n])
                 allowed = _rounding(ours[n] - exact[n], 1) if tolerance is None else tolerance
                 if error > allowed if nan_passes else not error <= allowed:
                     return False
@@ -111,7 +119,7 @@ ALWAYS = (
     ),
     Mistake(
         "rejects everything",
-        "everything is rejected, also what is right: is the bound narrower than what plain float32 errs on the same input? "
+        "it rejects what is right: is the bound narrower than what float32 errs on the same input, in whatever order it adds? "
         "Or was the oracle not told is_causal?",
         2,
         lambda attend: False,
@@ -120,6 +128,10 @@ ALWAYS = (
 WHOLE, POWERS = ((1, 1, 8), (64, 64, 24), (32, 128, 24), (96, 48, 24)), ((1, 1, 8), (1, 70, 16), (37, 53, 32), (50, 130, 16))
 CONFORM_MISTAKES = (
     *ALWAYS,
+    _guard_that(_guard, "nothing overflows", "no score that you give overflows: multiply Q and K by 12, and turn them into float32 after "
+                "that. rng.normal draws float64, which overflows much later.", 2, given_as=np.float64),
+    _guard_that(_guard, "shorter than a tile", "no length is above 16, so whatever walks in tiles has a single one: try 70 and 130.", 1,
+                sizes=((1, 1, 8), (1, 7, 24), (5, 3, 16), (7, 9, 24), (13, 13, 5))),
     Mistake(
         "the mean error", "the mean of the errors hides a single wrong number: take the largest.", 1,
         _guard_with(_guard, of=lambda x: np.abs(x).mean()),
@@ -152,7 +164,8 @@ CONFORM_MISTAKES = (
     _guard_that(_guard, "always causal", "is_causal=False is never tried.", 1, causals=(True,)),
     _guard_that(_guard, "scores near 0 alone", "the inputs are of size 1, so all scores are small: multiply Q and K by 12, too.", 2,
                 magnitudes=(1,)),
-    _guard_that(_guard, "a wide tolerance", "an error of 0.01 is allowed: sums in float16 err by less.", 2, tolerance=1e-2),
+    _guard_that(_guard, "a wide tolerance", "the bound is too wide, or nothing of size 1 is tried: there what is right errs by less than "
+                "1e-5, and a wrong scale or a sum in float16 by less than 0.001.", 2, tolerance=1e-2),
     _guard_that(_guard, "NaN passes", "NaN > tolerance is False, so NaN passes: ask `not error <= tolerance`, or np.isfinite.", 2,
                 nan_passes=True),
     _guard_that(_guard, "inputs are not looked at", "what it does to its inputs is not looked at: give copies, and compare them after.", 2,
@@ -174,19 +187,46 @@ GRADIENT_MISTAKES = (
         _gradient_guard, "inputs are not looked at", "what it does to its inputs is not looked at: give copies, and compare them after.",
         2, untouched=False,
     ),
+    Mistake(
+        "no absolute value", "where a gradient is too small, the difference is negative: take its absolute value.", 2,
+        _guard_with(_gradient_guard, of=np.max),
+    ),
+    Mistake(
+        "the mean error", "the mean of the errors hides a single wrong number: take the largest.", 2,
+        _guard_with(_gradient_guard, of=lambda x: np.abs(x).mean()),
+    ),
+    _guard_that(_gradient_guard, "never more keys than queries", "there are never more keys than queries: try 45 over 70.", 1,
+                sizes=((1, 1, 8), (64, 64, 32), (53, 53, 24), (70, 45, 24))),
+    _guard_that(_gradient_guard, "one tidy size", "one tidy size is tried, where most mistakes do not show: lengths that no tile divides, "
+                "a head dim of 24, more keys than queries.", 1, sizes=((64, 64, 64),)),
+    _guard_that(_gradient_guard, "powers of two", "every head dim is a power of two: try 24.", 1, sizes=POWERS),
+    _guard_that(_gradient_guard, "dK alone", "only dK is compared.", 1, which=(1,)),
+    _guard_that(_gradient_guard, "dV alone", "only dV is compared.", 1, which=(2,)),
     _guard_that(_gradient_guard, "dQ alone", "only dQ is compared.", 1, which=(0,)),
     _guard_that(_gradient_guard, "no dK", "dK is not compared.", 1, which=(0, 2)),
     _guard_that(_gradient_guard, "no dV", "dV is not compared.", 1, which=(0, 1)),
     _guard_that(_gradient_guard, "never causal", "is_causal=True is never tried.", 1, causals=(False,)),
     _guard_that(_gradient_guard, "whole tiles alone", "all lengths are multiples of 16: try one that no tile divides.", 1, sizes=WHOLE),
-    _guard_that(_gradient_guard, "a wide tolerance", "an error of 0.01 is allowed: sums in float16 err by less.", 2, tolerance=1e-2),
+    _guard_that(_gradient_guard, "a tolerance of 0.001", "the bound is too wide: with inputs of size 1, what is right errs by less "
+                "than 1e-5.", 2, tolerance=1e-3),
+    _guard_that(_gradient_guard, "a wide tolerance", "the bound is too wide: sums in float16 err by less than 0.01.", 2, tolerance=1e-2),
     _guard_that(_gradient_guard, "NaN passes", "NaN > tolerance is False, so NaN passes: ask `not error <= tolerance`, or np.isfinite.",
                 2, nan_passes=True),
 )  # fmt: skip
 
 
 def _worse_variant(
-    own=True, peer=True, vanished=True, order=True, lonely=True, upwards=True, first=True, strictly=True, by=None, upside_down=False
+    own=True,
+    peer=True,
+    vanished=True,
+    order=True,
+    lonely=True,
+    upwards=True,
+    first=True,
+    strictly=True,
+    by=None,
+    upside_down=False,
+    either=False,
 ):
     """own, peer: whether the time, and the time beside the peer's, must have grown beyond the band."""
 
@@ -201,8 +241,9 @@ def _worse_variant(
                 judged = [x for x, counts in ((factor, own), (beside, peer)) if counts]
                 if theirs is None and not lonely:
                     continue
+                judged = [max(judged)] if either else judged
                 if (min(judged) > 1 + band if strictly else min(judged) >= 1 + band) if upwards else any(abs(x - 1) > band for x in judged):
-                    grown[name] = beside if by == "peer" else factor
+                    grown[name] = {"peer": beside, "more": after[name][0] - ours}.get(by, factor)
         ranked = sorted(grown, key=lambda name: -grown[name]) if order else list(grown)
         if not vanished:
             return ranked
@@ -213,6 +254,19 @@ def _worse_variant(
 
 def _no_band(before, after, band):
     return _worse_variant()(before, after, 0.0)
+
+
+def _worse_where(is_worse):
+    def compared(before, after, band):
+        factors = {name: after[name][0] / ours for name, (ours, _) in before.items() if name in after}
+        peers = {name: None if None in (before[name][1], after[name][1]) else after[name][1] / before[name][1] for name in factors}
+        grown = {name: x for name, x in factors.items() if x > 1 + band and (peers[name] is None or is_worse(x, peers[name], band))}
+        return [name for name in before if name not in after] + sorted(grown, key=grown.get, reverse=True)
+
+    return compared
+
+
+_beside_without_band = _worse_where(lambda ours, peer, band: ours / peer > 1)
 
 
 WORSE_MISTAKES = (
@@ -234,6 +288,19 @@ WORSE_MISTAKES = (
         1,
         _worse_variant(upside_down=True),
     ),
+    Mistake(
+        "one of the two is enough",
+        "our time alone, or the ratio to the peer alone, is enough to raise the alarm: both must have grown by more than the band.",
+        1,
+        _worse_variant(either=True),
+    ),
+    Mistake(
+        "beside the peer without the band",
+        "beside the peer, too, the growth must be beyond the band: our factor divided by the peer's, and that above 1 + band.",
+        1,
+        _beside_without_band,
+    ),
+    Mistake("sorted by milliseconds", "the order goes by the factor, after / before, not by milliseconds.", 2, _worse_variant(by="more")),
     Mistake("no band", "the band is not used: what differs by less is noise.", 1, _no_band),
     Mistake("in any order", "the worst comes first: sort by how many times as long it takes.", 2, _worse_variant(order=False)),
     Mistake(
@@ -289,6 +356,24 @@ def _relative(losses, reference, bound):
     return _drifted_variant()([loss / right for loss, right in zip(losses, reference, strict=False)], [1.0] * len(reference), bound)
 
 
+def _length_first(losses, reference, bound):
+    return len(losses) if len(losses) < len(reference) else drifted(losses, reference, bound)
+
+
+def _isclose(losses, reference, bound):
+    near = [bool(np.isclose(loss, right, atol=bound)) for loss, right in zip(losses, reference, strict=False)]
+    return near.index(False) if False in near else len(losses) if len(losses) < len(reference) else None
+
+
+def _no_step_0(losses, reference, bound):
+    return drifted(losses, reference, bound) or None
+
+
+def _one_too_early(losses, reference, bound):
+    found = drifted(losses, reference, bound)
+    return found - 1 if found == len(losses) else found
+
+
 DRIFT_MISTAKES = (
     Mistake("above alone", "a curve below the reference has drifted, too: take the absolute distance.", 1, _drifted_variant(lower=False)),
     Mistake("NaN passes", "NaN > bound is False, so NaN passes: ask `not distance <= bound`.", 2, _drifted_variant(nan=False)),
@@ -299,6 +384,21 @@ DRIFT_MISTAKES = (
         2,
         _drifted_variant(strictly=False),
     ),
+    Mistake(
+        "the end is asked for first",
+        "the run's length is looked at first: it may have drifted before it ended, so walk over the steps, and ask at each whether it is "
+        "there.",
+        2,
+        _length_first,
+    ),
+    Mistake(
+        "np.isclose",
+        "np.isclose allows a share of the reference on top of the bound (its rtol, 1e-5): use abs(…) <= bound, or rtol=0.",
+        1,
+        _isclose,
+    ),
+    Mistake("step 0 is lost", "step 0 counts as False in `or` and `if`: compare with None.", 1, _no_step_0),
+    Mistake("the last step that is there", "the first step that is missing has the number len(losses), not one less.", 2, _one_too_early),
     Mistake("the last such step", "the first step that is off was asked for, not the last.", 1, _drifted_variant(last=True)),
     Mistake("counted from 1", "steps are counted from 0.", 1, _drifted_variant(one_based=True)),
     Mistake("the end alone", "only the last step is looked at: look at every one.", 1, _last_alone),

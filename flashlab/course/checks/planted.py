@@ -152,7 +152,8 @@ def _swapped_rows(Q, K, V, is_causal):
 
 def _one_number(Q, K, V, is_causal):
     out = plain(Q, K, V, is_causal)
-    out[len(out) // 2, -1] += np.float32(1e-3)
+    if out.size > 500:  # where a mean hides it
+        out[len(out) // 2, -1] += np.float32(1e-3)
     return out
 
 
@@ -278,6 +279,11 @@ def _small_dQ(Q, K, V, dO, is_causal):
     return dQ - np.float32(3e-4), dK, dV
 
 
+def _shifted_dK(Q, K, V, dO, is_causal):
+    dQ, dK, dV = gradients(Q, K, V, dO, is_causal)
+    return dQ, dK + np.float32(3e-4), dV
+
+
 def _nearly_dK(Q, K, V, dO, is_causal):
     dQ, dK, dV = gradients(Q, K, V, dO, is_causal)
     return dQ, dK * np.float32(1.001), dV
@@ -285,7 +291,8 @@ def _nearly_dK(Q, K, V, dO, is_causal):
 
 def _one_number_of_dV(Q, K, V, dO, is_causal):
     dQ, dK, dV = gradients(Q, K, V, dO, is_causal)
-    dV[len(dV) // 2, -1] += np.float32(1e-3)
+    if dV.size > 500:  # where a mean hides it
+        dV[len(dV) // 2, -1] += np.float32(1e-3)
     return dQ, dK, dV
 
 
@@ -333,6 +340,7 @@ WRONG_GRADIENTS = {
     ),
     "the mask is there on the way back, though not on the way forth": functools.partial(_gradients, p_of=lambda is_causal: True),
     "all of dQ is too small by 0.0003": _small_dQ,
+    "all of dK is too large by 0.0003": _shifted_dK,
     "dK is 0.1 % too large": _nearly_dK,
     "it changes dO, which belongs to the caller": _spoils_dO,
     "a single number of dV is off by 0.001": _one_number_of_dV,

@@ -95,8 +95,8 @@ def test_each_planted_mistake_fails_and_is_named(number, mistake, source, seed):
     assert "Hint" in result.advice and result.failing_case and result.difference
 
 
-def test_every_known_mistake_is_planted():
-    assert {(task.number, mistake.name) for task in tasks("10").values() for mistake in task.mistakes} == {row[:2] for row in WRONG}
+def test_what_is_planted_here_is_known():  # the other mistakes, as their own code, are planted in test_exercises.py
+    assert {row[:2] for row in WRONG} <= {(task.number, mistake.name) for task in tasks("10").values() for mistake in task.mistakes}
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -18,7 +18,7 @@ class Choices:
 
     BLOCK_M: int = 32  # rows of Q in a tile
     BLOCK_N: int = 32  # rows of K and V in a tile
-    num_warps: int = 4
+    num_warps: int = 4  # groups of 32 threads that share a tile
     num_stages: int = 1  # tiles of K and V that are under way at a time
     BASE_2: bool = False
     TWO_WALKS: bool = False

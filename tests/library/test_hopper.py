@@ -96,7 +96,11 @@ def test_the_count_of_jobs_and_a_mask_are_said_with_the_memory():
     torch.randn(300, 2).T[:, None, None],
 ], ids=["bool", "by head", "expanded", "strided"])  # fmt: skip
 def test_what_a_mask_adds_to_products(mask):
-    added = _added_to_products(mask, scale=0.25)
+    torch.set_default_dtype(torch.float64)  # which is nothing to the kernels
+    try:
+        added = _added_to_products(mask, scale=0.25)
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert added.shape == (*mask.shape[:2], 384) and added.dtype == torch.float32 and (added[..., 300:] == -torch.inf).all()
     mask = mask[:, :, 0]
     expected = torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else 4 * mask.float()

@@ -39,7 +39,7 @@ def shaping_of(extras, scale):
 def _added_to_products(mask, scale):
     """What a mask that is alike for all rows adds to each key's products: (B or 1, Hq or 1, padded Sk), float32; −inf past the end."""
     mask = mask[:, :, 0]
-    added = torch.full((*mask.shape[:2], padded_keys(mask.shape[2])), -torch.inf, device=mask.device)
+    added = torch.full((*mask.shape[:2], padded_keys(mask.shape[2])), -torch.inf, dtype=torch.float32, device=mask.device)
     inside = added[..., : mask.shape[2]]
     inside.masked_fill_(mask, 0.0) if mask.dtype == torch.bool else inside.copy_(mask).div_(scale)
     return added

@@ -82,9 +82,7 @@ def _array(name, got, want, note, tolerance, axes=None):
     if told[0] == told[1]:
         text += f"; they differ by {abs(got[index] - right):.1g}, and at most {tolerance * (1 + abs(right)):.1g} is rounding"
     if kind.itemsize < 8 and tolerance == TOLERANCE and np.allclose(got, want, rtol=1e-4, atol=1e-4):
-        return Explained(f"{text}. It is {kind.name}, and what came in is float64: stay there")
-    if told[0] == told[1] and np.allclose(got, want, rtol=1e-6, atol=1e-6):
-        return Explained(f"{text}. Something small was added, or rounded: do neither")
+        return f"{text}. It is {kind.name}, and what came in is float64: stay there"
     with np.errstate(over="ignore"):
         ratio = got[index] / right if right else np.nan
     difference = Difference(text + (f"; the ratio is {ratio:.4g}" if np.isfinite(ratio) and ratio > 0 and abs(ratio - 1) > 1e-3 else ""))

@@ -44,6 +44,10 @@ WRONG = [
     ("10.1", "Q in every buffer", SHARED + "size * stages * (M + 2 * N) * D"),
     ("10.1", "one buffer", SHARED + "size * (M + 2 * N) * D"),
     ("10.1", "numbers, not bytes", SHARED + "M * D + stages * 2 * N * D"),
+    ("10.1", "always float16", SHARED + "2 * (M * D + stages * 2 * N * D)"),
+    ("10.1", "rows and keys swapped", SHARED + "size * D * (N + 2 * stages * M)"),
+    ("10.1", "acc too", SHARED + "size * D * (2 * M + 2 * stages * N)"),
+    ("10.1", "scores too", SHARED + "size * D * (M + 2 * stages * N) + size * M * N"),
     ("10.2", "one that does not fit", "def choose_tiles(candidates, budget, D, stages):\n"
      "    return max(candidates, key=lambda t: (t[0], -t[1]))"),
     ("10.2", "must be smaller", chosen("    return max(fit, key=lambda t: (t[0], -t[1]), default=None)", "< budget")),
@@ -52,6 +56,17 @@ WRONG = [
     ("10.2", "the largest", chosen("    return max(fit, default=None)")),
     ("10.2", "the most pairs", chosen("    return max(fit, key=lambda t: t[0] * t[1], default=None)")),
     ("10.2", "the first that fits", chosen("    return next(iter(fit), None)")),
+    ("10.2", "no second question", chosen("    return max(fit, key=lambda t: t[0], default=None)")),
+    ("10.2", "the last of several", chosen("    return sorted(fit, key=lambda t: t[0])[-1] if fit else None")),
+    ("10.2", "one buffer", chosen("    return max(fit, key=lambda t: (t[0], -t[1]), default=None)").replace("stages) <=", "1) <=")),
+    ("10.2", "no Q", chosen("    return max(fit, key=lambda t: (t[0], -t[1]), default=None)").replace("shared(t,", "shared((0, t[1]),")),
+    ("10.2", "stops too early", "def choose_tiles(candidates, budget, D, stages):\n    best = None\n    for t in candidates:\n"
+     "        if shared(t, D, stages) > budget:\n            break\n"
+     "        if best is None or (t[0], -t[1]) > (best[0], -best[1]):\n            best = t\n    return best"),
+    ("10.2", "the least memory", chosen("    return min(fit, key=lambda t: shared(t, D, stages), default=None)")),
+    ("10.2", "the most bytes", chosen("    return max(fit, key=lambda t: shared(t, D, stages), default=None)")),
+    ("10.2", "in float32", chosen("    return max(fit, key=lambda t: (t[0], -t[1]), default=None)", "<= budget / 2")),
+    ("10.2", "never None", chosen("    return max(fit, key=lambda t: (t[0], -t[1]), default=candidates[0])")),
     ("10.3", "nothing is skipped", tiles(seen="(S + N - 1) // N")),
     ("10.3", "one partial tile a row", tiles(full="n - 1")),
     ("10.3", "no last tile", tiles(seen="(b + 1) // N")),
@@ -59,6 +74,21 @@ WRONG = [
     ("10.3", "judged by the last row", tiles(full="(a + N) // N if a else 0")),
     ("10.3", "the other order", tiles().replace("return v, p", "return p, v")),
     ("10.3", "blind to itself", tiles(full="a // N")),
+    ("10.3", "full for the last row", tiles(full="(b + 1) // N")),
+    ("10.3", "visited by the first row", tiles(seen="a // N + 1")),
+    ("10.3", "squares alone", "def causal_tiles(S, M, N):\n    n = -(-S // M)\n    return n * (n + 1) // 2, n"),
+    ("10.3", "the lesson's count", "def causal_tiles(S, M, N):\n    firsts = range(0, S, M)\n"
+     "    return sum(a // N + 1 for a in firsts), len(firsts)"),
+    ("10.3", "no key past the end", "def causal_tiles(S, M, N):\n    v = p = 0\n    for a in range(0, S, M):\n"
+     "        for c in range(0, S, N):\n"
+     "            if c <= min(a + M, S) - 1:\n                v += 1\n                p += min(c + N, S) - 1 > a\n    return v, p"),
+    ("10.3", "a key too few", tiles(seen="(b + N - 1) // N")),
+    ("10.3", "rows and keys swapped", tiles().replace("(S, M, N)", "(S, N, M)")),
+    ("10.4", "a key too few", moved(end="min(a + M, S) - 1 if causal else S")),
+    ("10.4", "to the first row", moved(end="a + 1 if causal else S")),
+    ("10.4", "before the diagonal", moved(end="a if causal else S")),
+    ("10.4", "half", moved(keys="S / 2 if causal else S")),
+    ("10.4", "all in float32", moved(total="8 * S * D + 8 * k * D + 4 * S")),
     ("10.4", "no Out", moved(total="2 * S * D + 4 * k * D + 4 * S")),
     ("10.4", "half a tile", moved(keys="min(e, S)")),
     ("10.4", "K and V once", moved(total="4 * S * D + 4 * S * D + 4 * S")),
@@ -95,8 +125,8 @@ def test_each_planted_mistake_fails_and_is_named(number, mistake, source, seed):
     assert "Hint" in result.advice and result.failing_case and result.difference
 
 
-def test_what_is_planted_here_is_known():  # the other mistakes, as their own code, are planted in test_exercises.py
-    assert {row[:2] for row in WRONG} <= {(task.number, mistake.name) for task in tasks("10").values() for mistake in task.mistakes}
+def test_every_known_mistake_is_planted():
+    assert {(task.number, mistake.name) for task in tasks("10").values() for mistake in task.mistakes} == {row[:2] for row in WRONG}
 
 
 @pytest.mark.parametrize("seed", range(5))

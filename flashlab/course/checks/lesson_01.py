@@ -211,6 +211,14 @@ SOFTMAX_MISTAKES = (
         "clipped", "the scores were clipped: two scores beyond the limit become equal. Subtract each row's maximum.", 1,
         lambda scores: naive.softmax(np.clip(scores, -700, 700)),
     ),
+    *(
+        Mistake("a little off", "a small number was added, or all was computed in float32: both change the result. Do neither.", 2, wrong)
+        for wrong in (
+            _softmax_variant(total=lambda p: p.sum(axis=-1, keepdims=True) + 1e-8),
+            _softmax_variant(total=lambda p: p.sum(axis=-1, keepdims=True) + 1e-6),
+            lambda scores: naive.softmax(np.asarray(scores, np.float32)),
+        )
+    ),
     Mistake("not divided", "the rows do not sum to 1: divide by the sum of each row.", 2, _softmax_variant(total=lambda p: 1.0)),
 )  # fmt: skip
 ATTENTION_MISTAKES = (

@@ -14,7 +14,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from flashlab.kernels.hopper.shaping import Added, head_of, see_sink, shaping_of
+from flashlab.kernels.hopper.shaping import Added, head_of, see_sink, shaping_of, slope_of
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
@@ -329,7 +329,7 @@ def attend(c: gl.constexpr, shared, Out, Lse, at, begin, end, done, passed, band
 
     i = start + gl.arange(0, CRAFT_ROWS, gl.SliceLayout(1, SCORES))
     if shaping.slopes is not None:
-        slope = gl.load(head_of(shaping.slopes, at.batch, at.head)).to(gl.float32) * LOG2_E
+        slope = slope_of(shaping.slopes, at.batch, at.head)
     added = Added(
         slope / scale if shaping.slopes is not None else None,
         start + band.highest if shaping.slopes is not None else None,

@@ -16,7 +16,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
 from flashlab.kernels.hopper.sender import Turn, corner_of, put_down, sender
-from flashlab.kernels.hopper.shaping import head_of
+from flashlab.kernels.hopper.shaping import head_of, slope_of
 from flashlab.kernels.hopper.workshop import (
     CARRIER_REGISTERS,
     CRAFT_ROWS,
@@ -84,7 +84,7 @@ def products(own, walked, SCORES: gl.constexpr):
 def with_alibi(added, n, walk, j, at, band, slopes, ROWS: gl.constexpr):
     """added, and what ALiBi adds to the scores of keys j at step n: [CRAFT_ROWS]. The rows' own part lies with their lse."""
     member, tile = met_at(n, walk)
-    slope = gl.load(head_of(slopes, at.batch, at.head * walk.group + member)).to(gl.float32) * LOG2_E
+    slope = slope_of(slopes, at.batch, at.head * walk.group + member)
     distances = (j - (tile * ROWS + band.highest)).to(gl.float32) * slope
     return distances if added is None else added + distances
 

@@ -52,6 +52,12 @@ def head_of(view, batch, head):
 
 
 @gluon.jit
+def slope_of(slopes, batch, head):
+    """A head's slope, in base 2."""
+    return gl.load(head_of(slopes, batch, head)) * LOG2_E
+
+
+@gluon.jit
 def see_sink(m, l, head, sinks):
     """(m, l, rescale): a row's softmax with its head's sink, a key whose value is 0. acc is to be multiplied by rescale."""
     sink = gl.load(sinks + head).to(gl.float32) * LOG2_E
